@@ -1,0 +1,48 @@
+# DEFIANCE on a bare clone: needs python3 (3.11 or newer) with pip, make and gcc; everything else goes to .venv.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench clean
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+BIN    := .venv/bin
+STAMP  := .venv/.installed
+
+help:  ## this list
+	@echo "DEFIANCE: is AI in a cellular network worth its cost?"
+	@sed -n 's/^\([a-z/A-Z%]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | sed 's/%/NAME/' | \
+	  awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
+
+setup: $(STAMP)  ## install everything into .venv, once
+
+# Every version, torch's CPU build included, is pinned in constraints.txt; without it pip would fetch several GB.
+# `pip --python` installs into .venv from outside, so Debian's python3-venv (ensurepip) is not needed.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "setup: $(PYTHON) is missing or older than 3.11; name another one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || \
+	  { echo "setup: $(PYTHON) has no pip; install it (Debian: apt-get install python3-pip)" >&2; exit 1; }
+	$(PYTHON) -m venv --without-pip .venv
+	$(PYTHON) -m pip --python $(BIN)/python install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## run the study `worth` with few seeds, print its verdict, write out/worth/report.html
+	$(BIN)/defiance demo
+
+test: $(STAMP)  ## run the tests
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## formatting, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## user-steps per CPU-second of the network simulator
+	$(BIN)/python -m benchmarks.step
+
+results/%: $(STAMP)  ## run the study NAME with all its seeds and write its sheet results/NAME.json
+	$(BIN)/defiance run $* --preset full --out out/$*-full
+	cp out/$*-full/sheet.json $@.json
+
+clean:  ## remove what was made, .venv too
+	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
