@@ -1,3 +1,3 @@
-"""DEFIANCE: is AI in a cellular network worth its cost, and where should it be trained and run?"""
+"""DEFIANCE: when is AI in the cellular network worthwhile, and where should it be trained and run?"""
 
 __version__ = "0.1.0"
