@@ -1,8 +1,9 @@
 """Configurations: frozen dataclasses built from a TOML file and `key=value` overrides, checked key by key.
 
 A configuration is a frozen dataclass whose fields all have defaults and whose types are `int`, `float`,
-`bool`, `str`, `Literal[...]`, `tuple[...]` of these, or another such dataclass. A field's metadata may hold `min` and
-`max` (of a tuple: of each element), `unit` and `help`. Nested keys are written with dots: `network.load`.
+`bool`, `str`, `Literal[...]`, `tuple[...]` of these, or another such dataclass. A field's metadata may hold
+`min` and `max` (of a tuple: of each element), `unit` and `help`. Nested keys are written with dots:
+`network.load`.
 
     @dataclass(frozen=True)
     class Config:
@@ -226,7 +227,7 @@ def _converted(kind: Any, value: Any) -> Any:
 
 
 def _parsed(kind: Any, text: str) -> Any:
-    """The text of an override as a plain value; if it doesn't parse, still a text, which `_checked` refuses."""
+    """The text of an override as a plain value; what doesn't parse stays text, and `_checked` refuses it."""
     if get_origin(kind) is tuple:
         inner = text[1:-1] if text[:1] + text[-1:] in ("[]", "()") else text
         elements = [element.strip() for element in inner.split(",")] if inner.strip() else []
