@@ -70,4 +70,4 @@ def _signed(number: int) -> int:
 
 def _shifted(bits: Tensor, places: int) -> Tensor:
     """Shift int64 [...] to the right, filling with zeros (torch's own shift repeats the sign)."""
-    return (bits >> places) & (2 ** (64 - places) - 1)
+    return torch.bitwise_and(bits >> places, 2 ** (64 - places) - 1)
