@@ -4,11 +4,9 @@ The six metrics of 6G-XCEL D2.2 come first in `METRICS`. A `Sheet` is one study'
 curves that its figures need, and a verdict in words.
 """
 
-import contextlib
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -20,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy.special import stdtrit
 
 from defiance.errors import DefianceError
 from defiance.link import PURPOSES, Deliveries
+from defiance.parts import write_atomically
 
 SCHEMA = "defiance.sheet/1"
 PROVENANCES = ("counted", "measured", "modelled", "estimated")
@@ -286,7 +285,7 @@ class Sheet:
         parquet = io.BytesIO()
         pq.write_table(pa.table(columns, schema=_ROW_SCHEMA), parquet)
         write_atomically(path.with_suffix(".parquet"), parquet.getvalue())
-        write_atomically(path, text.encode() + b"\n")
+        write_atomically(path, text + "\n")
 
     @classmethod
     def load(cls, path: Path | str) -> "Sheet":
@@ -311,29 +310,6 @@ class Sheet:
         return sheet
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader finds the whole of it or what was there before.
-
-    Raises:
-        DefianceError: the folder cannot be written to, or is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DefianceError(
-            f"cannot write {path}: {error.strerror or error}; choose another folder or make room"
-        ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-
-
 def bits_by_purpose(deliveries: Deliveries) -> dict[str, int]:
     """Sum the sent bits of each purpose; bits of lost packets were sent, too."""
     sums = torch.zeros(len(PURPOSES), dtype=torch.int64, device=deliveries.purpose.device)
@@ -350,7 +326,7 @@ def mean_interval(samples: ArrayLike) -> tuple[float, float, float]:
     mean = float(values.mean())
     if values.size < 2 or not np.isfinite(values).all():
         return mean, math.nan, math.nan
-    half = float(stats.t.ppf(0.975, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size))
+    half = float(stdtrit(values.size - 1, 0.975) * values.std(ddof=1) / math.sqrt(values.size))
     return mean, mean - half, mean + half
 
 

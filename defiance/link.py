@@ -10,9 +10,10 @@ States are values: nothing is changed in place. The caller offers packets stampe
 advances; within these calls neither the order nor the partition of a batch changes what happens to a packet.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Protocol, Self, TypeVar
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,8 @@ PURPOSES = ("assistance", "data", "model", "signalling", "task")
 # the SINRs at which this is so are those of TR 36.839 clause 5.2.1.3 (Qout, Qin).
 Q_OUT_DB, Q_OUT_BLOCK_ERROR_RATE = -8.0, 0.10
 Q_IN_DB, Q_IN_BLOCK_ERROR_RATE = -6.0, 0.02
+
+SEGMENT_BITS = 8 * 1460  # the largest TCP segment in an Ethernet frame
 
 
 @dataclass(frozen=True)
@@ -106,10 +109,9 @@ class Packets:
     @classmethod
     def concatenate(cls, *batches: Self) -> Self:
         """Join batches, in the order given."""
+        batches = tuple(batch for batch in batches if len(batch)) or (cls.empty(),)
         if len(batches) == 1:
             return batches[0]
-        if not batches:
-            return cls.empty()
         return cls(*(torch.cat([getattr(batch, field.name) for batch in batches]) for field in fields(cls)))
 
     def select(self, which: Tensor) -> Self:
@@ -158,7 +160,7 @@ class Link(Protocol[State]):
         """
 
     def advance(self, state: State, until_s: float, rng: Stream) -> tuple[State, Deliveries]:
-        """Let time pass until `until_s`, and return what became due: what arrived, and what will never arrive.
+        """Let time pass until `until_s`; return what is due by then: what arrived and what never will.
 
         A packet's draws depend on its id and on `rng`, on nothing else; give the same `rng` in every call.
         """
@@ -186,7 +188,8 @@ class DelayLink:
         """Deliver what has been on the way for `delay_s`."""
         arrived_s = state.offered_s + self.delay_s
         due = arrived_s <= until_s
-        return state.select(~due), _deliveries(state.select(due), arrived_s[due])
+        arrived = state.select(due)
+        return state.select(~due), _deliveries(arrived, arrived_s[due], sent_bits=arrived.payload_bits)
 
 
 @dataclass(frozen=True)
@@ -194,6 +197,205 @@ class IdealLink(DelayLink):
     """Every packet arrives at the instant at which it is offered, at no cost."""
 
     delay_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossyState:
+    """What is on a lossy link.
+
+    Attributes:
+        packets: on the way.
+        packet_loss: float64 [n], each packet's probability of being lost, fixed when it was offered.
+        loss_probability: float64 [] or [end points], valid for the packets offered next; whoever knows the
+            radio replaces it: ``replace(state, loss_probability=loss_from_sinr(sinr_db))``.
+    """
+
+    packets: Packets
+    packet_loss: Tensor
+    loss_probability: Tensor
+
+
+@dataclass(frozen=True)
+class LossyLink:
+    """A radio bearer as signalling sees it: a fixed delay, and losses that follow the radio; no queue.
+
+    Attributes:
+        delay_s: from sender to receiver; a lost packet is reported lost after it.
+        loss_probability: of every packet until the state says otherwise.
+        lossy_end: which end's number indexes the state's loss_probability.
+        header_bits: added to each packet. The default is that of RRC messages: PDCP 2 + 4 bytes (sequence
+            number, MAC-I), RLC AM 2 (TS 38.323, 38.322), MAC 2 (TS 38.321), CRC 2 (TS 38.212 clause 7.2.1).
+        bits_per_channel_use: QPSK at rate 1/2 by default.
+        tx_energy_j_per_bit: spent by the sender per sent bit.
+        rx_energy_j_per_bit: spent by the receiver per sent bit.
+    """
+
+    delay_s: float
+    loss_probability: float = 0.0
+    lossy_end: Literal["source", "destination"] = "destination"
+    header_bits: int = 96
+    bits_per_channel_use: float = 1.0
+    tx_energy_j_per_bit: float = 0.0
+    rx_energy_j_per_bit: float = 0.0
+
+    def initial(self) -> LossyState:
+        """Return the state in which nothing is on the way, and all end points lose alike."""
+        nothing = torch.empty(0, dtype=torch.float64)
+        return LossyState(Packets.empty(), nothing, torch.tensor(self.loss_probability, dtype=torch.float64))
+
+    def offer(self, state: LossyState, packets: Packets, now_s: float) -> LossyState:
+        """Add packets to those on the way; the present loss probability becomes theirs."""
+        loss = state.loss_probability.to(torch.float64)
+        end: Tensor = getattr(packets, self.lossy_end)
+        packet_loss = loss[end] if loss.ndim else loss.expand(end.shape)
+        return replace(
+            state,
+            packets=_joined(state.packets, packets, now_s),
+            packet_loss=torch.cat([state.packet_loss.to(end.device), packet_loss]),
+        )
+
+    def advance(self, state: LossyState, until_s: float, rng: Stream) -> tuple[LossyState, Deliveries]:
+        """Decide the fate of what has been on the way for `delay_s`."""
+        due_s = state.packets.offered_s + self.delay_s
+        due = due_s <= until_s
+        packets = state.packets.select(due)
+        lost = rng.uniform(packets.id) < state.packet_loss[due]
+        sent_bits = packets.payload_bits + self.header_bits
+        deliveries = _deliveries(
+            packets,
+            arrived_s=torch.where(lost, torch.inf, due_s[due]),
+            sent_bits=sent_bits,
+            channel_uses=(sent_bits.double() / self.bits_per_channel_use).ceil().to(torch.int64),
+            tx_energy_j=sent_bits.double() * self.tx_energy_j_per_bit,
+            rx_energy_j=sent_bits.double() * self.rx_energy_j_per_bit,
+        )
+        return replace(
+            state, packets=state.packets.select(~due), packet_loss=state.packet_loss[~due]
+        ), deliveries
+
+
+@dataclass(frozen=True)
+class BackhaulState:
+    """What is on a backhaul.
+
+    Attributes:
+        waiting: offered, not yet put in order.
+        in_flight: their transmission is settled; they arrive at ``in_flight.arrived_s``.
+        busy_until_s: float64 [], when the last settled transmission ends.
+    """
+
+    waiting: Packets
+    in_flight: Deliveries
+    busy_until_s: Tensor
+
+
+@dataclass(frozen=True)
+class BackhaulLink:
+    """A wire with one first-in-first-out queue: whoever shares it waits for the others' bits.
+
+    Attributes:
+        rate_bps: of the wire.
+        delay_s: propagation and processing after the last bit is out.
+        header_bits: per segment of at most 1460 bytes. The default is TCP 20 and IPv4 20 bytes, Ethernet 38
+            (preamble, header, check sum, gap).
+        energy_j_per_bit: spent per sent bit, booked at the sender.
+    """
+
+    rate_bps: float
+    delay_s: float
+    header_bits: int = 8 * (20 + 20 + 38)
+    energy_j_per_bit: float = 0.0
+
+    def initial(self) -> BackhaulState:
+        """Return the state of an idle wire."""
+        return BackhaulState(
+            Packets.empty(), Deliveries.empty(), torch.tensor(-torch.inf, dtype=torch.float64)
+        )
+
+    def offer(self, state: BackhaulState, packets: Packets, now_s: float) -> BackhaulState:
+        """Put packets into the queue."""
+        return replace(state, waiting=_joined(state.waiting, packets, now_s))
+
+    def advance(self, state: BackhaulState, until_s: float, rng: Stream) -> tuple[BackhaulState, Deliveries]:
+        """Send in the order of offered_s, then of id: finish_i = max(offered_i, finish_(i-1)) + bits_i/rate.
+
+        With C_i = sum_(j<=i) bits_j/rate this is finish_i = C_i + max_(j<=i) (offered_j - C_(j-1)). Packets
+        stamped `until_s` stay in the queue: others of the same stamp may still be offered.
+        """
+        startable = state.waiting.offered_s < until_s
+        packets = state.waiting.select(startable)
+        packets = packets.select(packets.id.argsort())
+        packets = packets.select(packets.offered_s.argsort(stable=True))
+        segments = (packets.payload_bits + SEGMENT_BITS - 1).div(SEGMENT_BITS, rounding_mode="floor").clamp(1)
+        sent_bits = packets.payload_bits + segments * self.header_bits
+        service_s = sent_bits.double() / self.rate_bps
+        total_s = service_s.cumsum(0)
+        idle_s = (packets.offered_s - (total_s - service_s)).clamp(state.busy_until_s).cummax(0).values
+        finished_s = torch.maximum(
+            total_s + idle_s, packets.offered_s + service_s
+        )  # rounding must not gain time
+        settled = _deliveries(
+            packets,
+            arrived_s=finished_s + self.delay_s,
+            sent_bits=sent_bits,
+            tx_energy_j=sent_bits.double() * self.energy_j_per_bit,
+        )
+        in_flight = Deliveries.concatenate(state.in_flight, settled)
+        due = in_flight.arrived_s <= until_s
+        busy_until_s = finished_s[-1] if len(packets) else state.busy_until_s
+        waiting = state.waiting.select(~startable)
+        return BackhaulState(waiting, in_flight.select(~due), busy_until_s), in_flight.select(due)
+
+
+def send(
+    link: Link[State],
+    payload: bytes,
+    rng: Stream,
+    *,
+    purpose: str,
+    id: int = 0,
+    source: int = 0,
+    destination: int = 0,
+    offered_s: float = 0.0,
+) -> Deliveries:
+    """Send one payload over an idle link: the batch of one.
+
+    Raises:
+        DefianceError: the purpose is unknown.
+    """
+    packets = Packets.of(
+        id,
+        purpose=purpose,
+        payload_bits=8 * len(payload),
+        offered_s=offered_s,
+        source=source,
+        destination=destination,
+    )
+    state = link.offer(link.initial(), packets, offered_s)
+    return link.advance(state, torch.inf, rng)[1]
+
+
+def loss_from_sinr(sinr_db: Tensor) -> Tensor:
+    """Return the probability that a signalling packet is lost at this SINR.
+
+    The logistic curve through the two points of radio-link monitoring: 10 % at Qout = -8 dB and 2 % at
+    Qin = -6 dB (TS 38.133 clause 8.1, TR 36.839).
+
+    Args:
+        sinr_db: [...].
+
+    Returns:
+        [...], in [0, 1].
+    """
+    return torch.sigmoid((_HALF_LOSS_DB - sinr_db) * _LOSS_SLOPE_PER_DB)
+
+
+def _logit(probability: float) -> float:
+    return math.log(probability / (1.0 - probability))
+
+
+_LOSS_SLOPE_PER_DB = (_logit(Q_OUT_BLOCK_ERROR_RATE) - _logit(Q_IN_BLOCK_ERROR_RATE)) / (Q_IN_DB - Q_OUT_DB)
+_HALF_LOSS_DB = Q_OUT_DB + _logit(Q_OUT_BLOCK_ERROR_RATE) / _LOSS_SLOPE_PER_DB
 
 
 def _joined(waiting: Packets, packets: Packets, now_s: float) -> Packets:
@@ -205,13 +407,25 @@ def _joined(waiting: Packets, packets: Packets, now_s: float) -> Packets:
     return Packets.concatenate(waiting, packets)
 
 
-def _deliveries(packets: Packets, arrived_s: Tensor, header_bits: int = 0) -> Deliveries:
-    nothing = torch.zeros_like(arrived_s)
+def _deliveries(
+    packets: Packets,
+    arrived_s: Tensor,
+    sent_bits: Tensor,
+    channel_uses: Tensor | None = None,
+    tx_energy_j: Tensor | None = None,
+    rx_energy_j: Tensor | None = None,
+) -> Deliveries:
+    """Return packets with what became of them; what is not given is zero."""
     return Deliveries(
-        *(getattr(packets, field.name) for field in fields(packets)),
-        arrived_s=arrived_s,
-        sent_bits=packets.payload_bits + header_bits,
-        channel_uses=torch.zeros_like(packets.id),
-        tx_energy_j=nothing,
-        rx_energy_j=nothing,
+        packets.id,
+        packets.source,
+        packets.destination,
+        packets.purpose,
+        packets.offered_s,
+        packets.payload_bits,
+        arrived_s,
+        sent_bits,
+        torch.zeros_like(sent_bits) if channel_uses is None else channel_uses,
+        torch.zeros_like(arrived_s) if tx_energy_j is None else tx_energy_j,
+        torch.zeros_like(arrived_s) if rx_energy_j is None else rx_energy_j,
     )
