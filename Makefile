@@ -21,8 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "setup: $(PYTHON) is missing or older than 3.11; name another one: make setup PYTHON=python3.12" >&2; exit 1; }
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || \
 	  { echo "setup: $(PYTHON) has no pip; install it (Debian: apt-get install python3-pip)" >&2; exit 1; }
-	$(PYTHON) -m venv --without-pip .venv
-	$(PYTHON) -m pip --python $(BIN)/python install --quiet --constraint constraints.txt --editable '.[dev]'
+	@echo "setup: installing into .venv, once (a few minutes)"
+	@$(PYTHON) -m venv --without-pip .venv
+	@$(PYTHON) -m pip --python $(BIN)/python install -qq --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: $(STAMP)  ## run the study `worth` with few seeds, print its verdict, write out/worth/report.html

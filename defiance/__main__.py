@@ -1,0 +1,6 @@
+"""`python -m defiance`: the command line."""
+
+from defiance.cli import main
+
+if __name__ == "__main__":
+    main()

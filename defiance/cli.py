@@ -1,0 +1,339 @@
+"""The command line: `defiance list | run | trace | report | demo`.
+
+Nothing heavy is imported before a command needs it, so that `--help` answers at once.
+"""
+
+import ast
+import errno
+import hashlib
+import importlib.util
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from threading import Timer
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from defiance import __version__, config, studies
+from defiance.errors import DefianceError
+from defiance.parts import Parts, write_atomically
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+    from defiance.kpm import Sheet
+
+PACKAGE = Path(__file__).parent
+SHOW_AFTER_S = 2.0
+LINE_EVERY_S = 10.0
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, suggest_commands=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs a command and exits: 0 done, 2 a line on stderr says what is wrong, 130 interrupted.
+
+    Args:
+        arguments: default: those of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    command = typer.main.get_command(app)
+    try:
+        status = command.main(
+            [argument for argument in given if argument != "--debug"] or ["--help"],
+            prog_name="defiance",
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
+    except click.exceptions.Abort:  # what click makes of Ctrl-C
+        _complain("interrupted")
+        status = 130
+    except (DefianceError, click.ClickException) as error:
+        if "--debug" in given:
+            raise
+        _complain(error.format_message() if isinstance(error, click.ClickException) else str(error))
+        status = 2
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.ENOSPC):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said there
+        if error.errno == errno.ENOSPC:
+            _complain("the output could not be written: No space left on device")
+        status = 2 if error.errno == errno.ENOSPC else 141
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _complain(message: str) -> None:
+    print("defiance:", " ".join(message.split()), file=sys.stderr)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"defiance {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="An error is one line and exit status 2; --debug with any command shows where it arose.")
+def _defiance(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Is AI in a cellular network worth its cost, and where should it be trained and run?"""
+
+
+@app.command("list")
+def list_(
+    study: Annotated[str | None, typer.Argument(help="Show this study's presets and keys.")] = None,
+) -> None:
+    """List studies and scenes, or a study's presets and keys."""
+    from rich.console import Console
+
+    if study is None:
+        _list_all(Console(highlight=False))
+    else:
+        _list_study(Console(highlight=False), study)
+
+
+@app.command()
+def run(
+    study: Annotated[str, typer.Argument(help="Name of the study; `defiance list` shows them.")],
+    preset: Annotated[
+        str, typer.Option(help="quick: minutes, few seeds; full: what is published.")
+    ] = "quick",
+    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds.", show_default="preset's")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="out/STUDY")] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with keys to change.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key; may be repeated.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the sheet as JSON and nothing else.")] = False,
+) -> None:
+    """Run a study: sheet, report, figures and tables in a folder, the verdict here.
+
+    An interrupted run goes on where it stopped when the same command is given again.
+    """
+    begun_s = time.monotonic()
+    module = studies.load(study)
+    if preset not in module.PRESETS:
+        raise DefianceError(f"--preset {preset!r}: {study} has {', '.join(module.PRESETS)}")
+    settings = settings or []
+    chosen = config.build(module.Config, config_file, settings, module.PRESETS[preset])
+    count = seeds or module.SEEDS[preset]
+    out = out or Path("out") / study
+    parts = Parts.open(out / "parts", _fingerprint(study, chosen))
+    progress = _Progress(shown=not json)
+    if len(parts) and not json:
+        progress.say(f"{len(parts)} parts finished earlier are taken from {parts.folder}")
+    try:
+        with progress:
+            sheet = module.run(chosen, seeds=tuple(range(seed, seed + count)), parts=parts, progress=progress)
+            command = [
+                "defiance",
+                "run",
+                study,
+                "--preset",
+                preset,
+                "--seed",
+                str(seed),
+                "--seeds",
+                str(count),
+            ]
+            command += ["--config", str(config_file)] * (config_file is not None)
+            command += [word for setting in settings for word in ("--set", setting)]
+            sheet = replace(sheet, made_by=shlex.join(command))
+            sheet.save(out / "sheet.json")
+            write_atomically(out / "config.toml", config.to_toml(chosen))
+            page = _write_report([sheet], out, progress)
+    except KeyboardInterrupt:
+        kept = f"{len(parts)} finished parts are kept in {parts.folder}"
+        _complain(f"interrupted; {kept}; run the same command again to go on")
+        raise typer.Exit(130) from None
+    if json:
+        sys.stdout.write((out / "sheet.json").read_text(encoding="utf-8"))
+        return
+    _print_sheet(sheet)
+    print(f"\nreport  {page}\nsheet   {out / 'sheet.json'}\nfigures {out / 'figures'}")
+    print(f"{count} seeds, {_duration(time.monotonic() - begun_s)}")
+
+
+@app.command()
+def demo() -> None:
+    """Is learned handover worth its cost? The study `worth` with few seeds, written to out/worth."""
+    run("worth")
+
+
+@app.command()
+def report(
+    sheets: Annotated[list[Path], typer.Argument(help="A sheet.json or a run's folder; two are compared.")],
+    out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("out/report"),
+) -> None:
+    """Write the report of a sheet, or of two side by side."""
+    from defiance.kpm import Sheet
+
+    if len(sheets) > 2:
+        raise DefianceError(f"report compares two sheets, not {len(sheets)}")
+    loaded = [Sheet.load(path / "sheet.json" if path.is_dir() else path) for path in sheets]
+    progress = _Progress(shown=True)
+    with progress:
+        page = _write_report(loaded, out, progress)
+    for sheet in loaded:
+        _print_sheet(sheet)
+    print(f"\nreport  {page}")
+
+
+def _fingerprint(study: str, chosen: Any) -> str:
+    """What a run's parts depend on: study, configuration, the files it names, and the code that computes.
+
+    Only `cli` and `report` are left out: they show results and can't change them.
+    """
+    digest = hashlib.sha256(f"{study} {config.fingerprint(chosen)}".encode())
+    shown = (PACKAGE / "cli.py", PACKAGE / "report")
+    named = [Path(key.default) for key in config.describe(chosen) if isinstance(key.default, str)]
+    code = [path for path in sorted(PACKAGE.rglob("*.py")) if not {path, *path.parents}.intersection(shown)]
+    for path in (*code, *sorted((PACKAGE / "scene" / "data").glob("*")), *filter(Path.is_file, named)):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _write_report(sheets: "Sequence[Sheet]", folder: Path, progress: "_Progress") -> Path:
+    from defiance.report import write_report
+
+    with progress.task("writing the report", total=1):
+        return write_report(sheets, folder)
+
+
+def _print_sheet(sheet: "Sheet") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from defiance.report import verdict_table
+
+    console = Console(highlight=False, markup=False)
+    head, *rows = verdict_table(sheet)
+    table = Table(*head, title=f"{sheet.study}, {len(sheet.seeds)} seeds", title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(sheet.verdict)
+
+
+def _list_all(console: "Console") -> None:
+    from rich.table import Table
+
+    table = Table("study", "the question that it answers", box=None)
+    for name, module in studies.STUDIES.items():
+        table.add_row(name, _first_line(module))
+    console.print(table)
+    scenes = sorted(path.stem for path in (PACKAGE / "scene" / "data").glob("*.npz"))
+    console.print(f"\nscenes: {', '.join(scenes)}; others are made by `defiance trace`", markup=False)
+    console.print("a study's presets and keys: defiance list STUDY", markup=False)
+
+
+def _list_study(console: "Console", name: str) -> None:
+    from rich.table import Table
+
+    study = studies.load(name)
+    presets = {preset: config.describe(chosen) for preset, chosen in study.PRESETS.items()}
+    table = Table("key (--set KEY=VALUE)", *presets, "takes", "unit", "what it is", box=None)
+    for row in zip(*presets.values(), strict=True):
+        values = [_shown(key.default) for key in row]
+        table.add_row(row[0].name, *values, row[0].values, row[0].unit, row[0].help)
+    console.print(_first_line(studies.STUDIES[name]), markup=False)
+    console.print(
+        f"presets: {', '.join(f'{preset} ({study.SEEDS[preset]} seeds)' for preset in presets)}\n",
+        markup=False,
+    )
+    console.print(table, markup=False)
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _first_line(module: str) -> str:
+    """The first line of a module's docstring, without importing the module."""
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        return ""
+    text = ast.get_docstring(ast.parse(Path(found.origin).read_text(encoding="utf-8"))) or ""
+    return text.partition("\n")[0]
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    return f"{whole // 60} min {whole % 60} s" if whole >= 60 else f"{seconds:.1f} s"
+
+
+class _Progress:
+    """Progress on stderr: bars on a terminal, now and then a line elsewhere; nothing for short work."""
+
+    def __init__(self, shown: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True, highlight=False, quiet=not shown)
+        self.bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.last_line_s = time.monotonic() + SHOW_AFTER_S - LINE_EVERY_S
+        self.timer = Timer(SHOW_AFTER_S, self.bars.start)
+        self.timer.daemon = True
+
+    def __enter__(self) -> "_Progress":
+        if self.console.is_terminal and not self.console.quiet:
+            self.timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.timer.cancel()
+        if self.timer.is_alive():
+            self.timer.join()
+        if self.bars.live.is_started:
+            self.bars.stop()
+
+    def say(self, text: str) -> None:
+        """A line of its own."""
+        self.console.print(text, markup=False)
+
+    @contextmanager
+    def task(self, description: str, total: float) -> "Iterator[_Task]":
+        """A piece of work; see `studies.Progress`."""
+        number = self.bars.add_task(description, total=total)
+        try:
+            yield _Task(self, number)
+        finally:
+            self.bars.remove_task(number)
+
+
+class _Task:
+    def __init__(self, progress: _Progress, number: "TaskID") -> None:
+        self.progress, self.number = progress, number
+
+    def advance(self, n: float = 1) -> None:
+        """Says that `n` more are done."""
+        progress = self.progress
+        progress.bars.advance(self.number, n)
+        now_s = time.monotonic()
+        if not progress.console.is_terminal and now_s - progress.last_line_s >= LINE_EVERY_S:
+            progress.last_line_s = now_s
+            progress.say(
+                ", ".join(f"{task.description} {task.percentage:.0f} %" for task in progress.bars.tasks)
+            )

@@ -1,0 +1,98 @@
+"""One file per question; each answers it with a `Sheet`.
+
+A study is a module with a docstring whose first line is the question, and with the names of `Study`.
+"""
+
+import difflib
+import importlib
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from defiance.errors import DefianceError
+
+if TYPE_CHECKING:  # the command line lists studies without importing torch
+    from defiance.kpm import Sheet
+    from defiance.parts import Parts
+
+STUDIES: dict[str, str] = {"worth": "defiance.studies.worth"}
+"""Name of each study -> its module."""
+
+
+class Task(Protocol):
+    """Work whose progress is shown."""
+
+    def advance(self, n: float = 1) -> None:
+        """Says that `n` more of the task's total are done."""
+
+
+class Progress(Protocol):
+    """Shows how far a run is: `with progress.task("munich, seed 3", total=60) as task: task.advance()`."""
+
+    def task(self, description: str, total: float) -> AbstractContextManager[Task]:
+        """A piece of work; one may hold others."""
+
+
+class Silent:
+    """Shows nothing: the `Progress` of tests and of programs."""
+
+    @contextmanager
+    def task(self, description: str, total: float) -> Iterator[Task]:
+        """A piece of work that nobody watches."""
+        yield self
+
+    def advance(self, n: float = 1) -> None:
+        """Nothing to show."""
+
+
+class Study(Protocol):
+    """What a study's module holds."""
+
+    Config: type[Any]
+    """Frozen dataclass; see `defiance.config`."""
+    PRESETS: Mapping[str, Any]
+    """Configurations by name: at least `quick` and `full`."""
+    SEEDS: Mapping[str, int]
+    """How many seeds each preset repeats the study with."""
+
+    def run(self, config: Any, *, seeds: tuple[int, ...], parts: "Parts", progress: Progress) -> "Sheet":
+        """Answers the question.
+
+        Args:
+            config: a `Config`.
+            seeds: of the repetitions.
+            parts: what an interrupted run of the same configuration had finished, and where to keep more.
+            progress: is told how far the work is.
+        """
+
+
+def load(name: str) -> Study:
+    """The study of that name.
+
+    Raises:
+        DefianceError: there is none; the closest name is suggested.
+    """
+    if name not in STUDIES:
+        close = difflib.get_close_matches(name, STUDIES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(STUDIES)}"
+        raise DefianceError(f"unknown study {name!r}; {hint}")
+    return cast(Study, importlib.import_module(STUDIES[name]))
+
+
+def machine() -> dict[str, Any]:
+    """What a sheet says about the machine that it was made on."""
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+    }
