@@ -35,7 +35,7 @@ PACKAGE = Path(__file__).parent
 SHOW_AFTER_S = 2.0
 LINE_EVERY_S = 10.0
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, suggest_commands=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,9 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.errno not in (errno.EPIPE, errno.ENOSPC):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said there
+        status = 1
         if error.errno == errno.ENOSPC:
             _complain("the output could not be written: No space left on device")
-        status = 2 if error.errno == errno.ENOSPC else 141
+            status = 2
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -218,15 +219,16 @@ def _print_sheet(sheet: "Sheet") -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from defiance.report import verdict_table
+    from rich.text import Text
+
+    from defiance.report import summary_rows
 
     console = Console(highlight=False, markup=False)
-    head, *rows = verdict_table(sheet)
-    table = Table(*head, title=f"{sheet.study}, {len(sheet.seeds)} seeds", title_justify="left")
-    for row in rows:
-        table.add_row(*row)
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for label, value, detail in summary_rows(sheet):
+        table.add_row(Text(label), Text(value, style="bold"), Text(detail, style="dim"))
+    console.print(f"{sheet.study}, {len(sheet.seeds)} seeds:", sheet.verdict, style="bold")
     console.print(table)
-    console.print(sheet.verdict)
 
 
 def _list_all(console: "Console") -> None:

@@ -115,7 +115,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
             os.close(folder)
     except OSError as error:
         raise DefianceError(
-            f"{path.parent}: cannot write {path.name}: {error.strerror or error}; free space or choose another folder"
+            f"{path.parent}: cannot write {path.name}: {error.strerror or error};"
+            " make room or choose another folder"
         ) from error
 
 
