@@ -24,7 +24,7 @@ from defiance.seeding import Stream
 PURPOSES = ("assistance", "data", "model", "signalling", "task")
 
 # TS 38.133 clause 8.1.1: block error rate of a hypothetical PDCCH at which a link is out of, and in, sync;
-# the SINRs at which this is so are those of TR 36.839 clause 5.2.1.3 (Qout, Qin).
+# the SINRs at which this is so are the Qout and Qin of TR 36.839.
 Q_OUT_DB, Q_OUT_BLOCK_ERROR_RATE = -8.0, 0.10
 Q_IN_DB, Q_IN_BLOCK_ERROR_RATE = -6.0, 0.02
 
@@ -224,7 +224,7 @@ class LossyLink:
         loss_probability: of every packet until the state says otherwise.
         lossy_end: which end's number indexes the state's loss_probability.
         header_bits: added to each packet. The default is that of RRC messages: PDCP 2 + 4 bytes (sequence
-            number, MAC-I), RLC AM 2 (TS 38.323, 38.322), MAC 2 (TS 38.321), CRC 2 (TS 38.212 clause 7.2.1).
+            number, MAC-I), RLC AM 2 (TS 38.323, 38.322), MAC 2 (TS 38.321), CRC 2 (TS 38.212).
         bits_per_channel_use: QPSK at rate 1/2 by default.
         tx_energy_j_per_bit: spent by the sender per sent bit.
         rx_energy_j_per_bit: spent by the receiver per sent bit.
