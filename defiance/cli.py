@@ -165,8 +165,9 @@ def run(
         sys.stdout.write((out / "sheet.json").read_text(encoding="utf-8"))
         return
     _print_sheet(sheet)
-    print(f"\nreport  {page}\nsheet   {out / 'sheet.json'}\nfigures {out / 'figures'}")
-    print(f"{count} seeds, {_duration(time.monotonic() - begun_s)}")
+    print(f"\nreport  {page}, its figures and tables beside it")
+    print(f"sheet   {out / 'sheet.json'}, its rows beside it as Parquet")
+    print(f"took    {_duration(time.monotonic() - begun_s)}")
 
 
 @app.command()
@@ -218,7 +219,6 @@ def _write_report(sheets: "Sequence[Sheet]", folder: Path, progress: "_Progress"
 def _print_sheet(sheet: "Sheet") -> None:
     from rich.console import Console
     from rich.table import Table
-
     from rich.text import Text
 
     from defiance.report import summary_rows
@@ -248,16 +248,14 @@ def _list_study(console: "Console", name: str) -> None:
 
     study = studies.load(name)
     presets = {preset: config.describe(chosen) for preset, chosen in study.PRESETS.items()}
-    table = Table("key (--set KEY=VALUE)", *presets, "takes", "unit", "what it is", box=None)
+    table = Table("key", *presets, "takes", "unit", "what it is", box=None)
     for row in zip(*presets.values(), strict=True):
         values = [_shown(key.default) for key in row]
         table.add_row(row[0].name, *values, row[0].values, row[0].unit, row[0].help)
-    console.print(_first_line(studies.STUDIES[name]), markup=False)
-    console.print(
-        f"presets: {', '.join(f'{preset} ({study.SEEDS[preset]} seeds)' for preset in presets)}\n",
-        markup=False,
-    )
-    console.print(table, markup=False)
+    named = ", ".join(f"{preset} ({study.SEEDS[preset]} seeds)" for preset in presets)
+    console.print(f"{_first_line(studies.STUDIES[name])}\npresets: {named}", markup=False)
+    console.print("change a key with --set KEY=VALUE, many with --config FILE.toml\n", markup=False)
+    console.print(table)
 
 
 def _shown(value: Any) -> str:
