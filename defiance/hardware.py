@@ -57,8 +57,8 @@ SERVER_CPU = ComputeProfile(
     watts_per_core_high=_SERVER_WATTS_HIGH,
     source=(
         "AMD EPYC 9004 default TDP over cores (9554: 360 W/64, low 9654: 360 W/96, high 9354: 280 W/32);"
-        " 95 GFLOP/s per core in float32 with AVX-512, measured; high: a tenth of that rate (assumed), as small"
-        " matrices reach"
+        " 95 GFLOP/s per core in float32 with AVX-512, measured; high: a tenth of that rate (assumed), as"
+        " small matrices reach"
     ),
 )
 
@@ -91,8 +91,8 @@ DEVICE_NPU = ComputeProfile(
     watts_per_core_high=2.0,
     source=(
         "Horowitz 2014, 45 nm: int8 multiply-accumulate 0.23 pJ and two 8-bit quarters of a 5 pJ cache load,"
-        " times 2 (1 to 10) for control, external memory and power conversion (assumed); 0.5 W (0.2 to 2) when"
-        " busy assumed"
+        " times 2 (1 to 10) for control, external memory and power conversion (assumed); 0.5 W (0.2 to 2)"
+        " when busy assumed"
     ),
 )
 
@@ -120,14 +120,14 @@ BACKHAUL = TransferProfile(
     joules_per_bit_low=0.003 / 1e6,
     joules_per_bit_high=BACKHAUL_AVERAGE_J_PER_BIT,
     source=(
-        "Malmodin 2020 (Electronics Goes Green), power model of core and transmission: 0.03 W more per Mbit/s;"
-        " low: a tenth of it (assumed); high: the average cost of 0.06 kWh/GB, as if every bit made the network"
-        " grow"
+        "Malmodin 2020 (Electronics Goes Green), power model of core and transmission: 0.03 W more per"
+        " Mbit/s; low: a tenth of it (assumed); high: the average cost of 0.06 kWh/GB, as if every bit made"
+        " the network grow"
     ),
 )
 
-# TR 38.840, FR1, in units of deep sleep. The unit's watts are not standardised. Assumed here: what a transmitter
-# draws more at 23 dBm than at 0 dBm is what its amplifier needs to radiate the difference, at this efficiency.
+# TR 38.840, FR1, in units of deep sleep. The unit's watts are not standardised. Assumed here: what a device
+# draws more at 23 dBm than at 0 dBm is what its amplifier needs for the difference, at this efficiency.
 UE_DOWNLINK_UNITS = 300.0
 UE_UPLINK_0_DBM_UNITS, UE_UPLINK_23_DBM_UNITS = 250.0, 700.0
 UE_AMPLIFIER_EFFICIENCY, UE_AMPLIFIER_EFFICIENCY_LOW, UE_AMPLIFIER_EFFICIENCY_HIGH = 0.25, 0.15, 0.40

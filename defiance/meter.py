@@ -1,0 +1,325 @@
+"""Counting what computing takes: real-valued operations from the model itself, CPU and wall time from clocks.
+
+Operations are counted once per shape, on tensors without memory (``device="meta"``), where fused kernels fall
+apart into what can be counted. A multiply-accumulate is two operations; an addition, a comparison or one of
+exp, log, erf, tanh, sqrt is one; moving, selecting and reshaping numbers is none. What the tables here don't
+know is refused, never counted as nothing.
+"""
+
+import copy
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from defiance.errors import DefianceError
+from defiance.hardware import SERVER_CPU, ComputeProfile
+
+
+@dataclass(frozen=True)
+class OperationCount:
+    """Real-valued operations: those of matrix products and convolutions, and all others."""
+
+    matmul: int = 0
+    other: int = 0
+
+    def __add__(self, more: "OperationCount") -> "OperationCount":
+        return OperationCount(self.matmul + more.matmul, self.other + more.other)
+
+    def __mul__(self, times: int) -> "OperationCount":
+        return OperationCount(self.matmul * times, self.other * times)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.matmul + self.other
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Operations of a model on one batch: `forward` alone is inference, `training_step` all three."""
+
+    forward: OperationCount
+    backward: OperationCount
+    optimiser: OperationCount
+
+    @property
+    def training_step(self) -> OperationCount:
+        """Forward pass, loss and backward pass, and the optimiser's update."""
+        return self.forward + self.backward + self.optimiser
+
+
+OPTIMISER_OPERATIONS = {"sgd": 2, "adam": 12, "adamw": 13}
+"""Operations per trained parameter w with gradient g, scalars such as bias corrections computed once.
+
+SGD: w - lr g (2). Adam: m = b1 m + (1-b1) g (3); v = b2 v + (1-b2) g g (4); w - lr m / (sqrt(v) + eps), both
+bias corrections inside lr and eps (5). AdamW: and w (1 - lr decay) (1).
+"""
+
+
+def operations_of(
+    model: nn.Module,
+    inputs: Tensor | Sequence[Tensor],
+    loss: Callable[[Any], Tensor],
+    optimiser: Literal["sgd", "adam", "adamw"] = "adam",
+) -> Operations:
+    """Count one training step of a model on a batch of that shape; nothing is computed.
+
+    Args:
+        model: is copied, and counted in the mode (training or evaluation) that it is in.
+        inputs: what the model is called with; only shapes and types matter.
+        loss: takes the model's output to a scalar, and is counted with the backward pass. Tensors that it
+            makes must have its argument's device.
+        optimiser: whose update is counted, on parameters that require a gradient.
+
+    Raises:
+        DefianceError: the model uses an operation that is not in this module's tables, or complex numbers.
+    """
+    model = copy.deepcopy(model).to("meta")
+    tensors = [inputs] if isinstance(inputs, Tensor) else inputs
+    with _Counting() as forward:
+        output = model(*(tensor.detach().to("meta") for tensor in tensors))
+    with _Counting() as backward:
+        loss(output).backward()  # type: ignore[no-untyped-call]
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return Operations(
+        forward=forward.count,
+        backward=backward.count,
+        optimiser=OperationCount(other=OPTIMISER_OPERATIONS[optimiser] * trained),
+    )
+
+
+def count_operations(function: Callable[..., object], *arguments: Tensor) -> OperationCount:
+    """Count a function's operations on tensors of these shapes; nothing is computed.
+
+    Raises:
+        DefianceError: it uses an operation that is not in this module's tables, or complex numbers.
+    """
+    counting = _Counting()
+    with counting:
+        function(*(argument.detach().to("meta") for argument in arguments))
+    return counting.count
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a node has spent: counted operations, CPU seconds of all threads, seconds on the clock."""
+
+    operations_matmul: int = 0
+    operations_other: int = 0
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+
+    def __add__(self, more: "Usage") -> "Usage":
+        return Usage(*(getattr(self, field.name) + getattr(more, field.name) for field in fields(self)))
+
+    @property
+    def operations(self) -> int:
+        """Matrix products and the rest."""
+        return self.operations_matmul + self.operations_other
+
+
+class Meter:
+    """Sums what one node (a device, a base station, the core) spends.
+
+    >>> meter = Meter("base-station")
+    >>> with meter.running():
+    ...     meter.count(OperationCount(matmul=2_000, other=100), times=3)
+    >>> meter.usage.operations
+    6300
+    """
+
+    def __init__(self, node: str) -> None:
+        self.node = node
+        self.usage = Usage()
+
+    def count(self, operations: OperationCount, times: int = 1) -> None:
+        """Add operations that were done `times` times."""
+        self.usage += Usage(operations.matmul * times, operations.other * times)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Add the time spent inside, also when it ends in an exception."""
+        cpu_s, wall_s = time.process_time(), time.perf_counter()
+        try:
+            yield
+        finally:
+            self.usage += Usage(cpu_s=time.process_time() - cpu_s, wall_s=time.perf_counter() - wall_s)
+
+
+@dataclass(frozen=True)
+class Energy:
+    """An energy with its range, and whether it was modelled or estimated."""
+
+    provenance: Literal["modelled", "estimated"]
+    energy_j: float
+    low_j: float
+    high_j: float
+
+
+def joules(usage: Usage, profile: ComputeProfile, host: ComputeProfile = SERVER_CPU) -> tuple[Energy, Energy]:
+    """Return the energy of this usage in two ways, to be shown beside each other, never added.
+
+    Args:
+        usage: what was done.
+        profile: the hardware that the node would have; modelled = its J/operation x counted operations.
+        host: the machine that this ran on; estimated = its W/core x CPU seconds.
+    """
+    operations, cpu_s = usage.operations, usage.cpu_s
+    return (
+        Energy(
+            "modelled",
+            operations * profile.joules_per_operation,
+            operations * profile.joules_per_operation_low,
+            operations * profile.joules_per_operation_high,
+        ),
+        Energy(
+            "estimated",
+            cpu_s * host.watts_per_core,
+            cpu_s * host.watts_per_core_low,
+            cpu_s * host.watts_per_core_high,
+        ),
+    )
+
+
+# No arithmetic on real numbers: makes, moves, selects, relabels. Views are recognised by themselves.
+_FREE = frozenset(
+    """
+    _to_copy _unsafe_view arange bitwise_and bitwise_not bitwise_or cat clone constant_pad_nd copy
+    embedding empty empty_like fill flip full full_like gather index index_select isfinite isinf
+    isnan lift_fresh logical_and logical_not logical_or masked_fill new_empty new_full new_ones
+    new_zeros ones ones_like rand rand_like randint randn randn_like repeat roll scalar_tensor
+    scatter select_backward slice_backward split stack tril triu unsafe_split where zero zeros
+    zeros_like
+    """.split()
+)
+
+# Operations per element of the largest tensor.
+_PER_ELEMENT = {
+    **dict.fromkeys(
+        """
+        abs add bernoulli clamp clamp_max clamp_min cos cumsum div eq erf exp ge gt le log log1p lt
+        maximum mean minimum mul ne neg pow reciprocal relu rsqrt rsub sgn sign sin sqrt sub tanh
+        threshold_backward
+        """.split(),
+        1,
+    ),
+    "addcdiv": 3,
+    "addcmul": 3,
+    "lerp": 3,  # a + w (b - a)
+    "sigmoid": 4,  # 1/(1 + exp(-x))
+    "sigmoid_backward": 3,  # g y (1 - y)
+    "tanh_backward": 3,  # g (1 - y y)
+    "silu": 5,  # x sigmoid(x)
+    "silu_backward": 9,  # g s (1 + x (1 - s)), s = sigmoid(x)
+    "gelu": 5,  # 0.5 x (1 + erf(x/sqrt 2))
+    "gelu_backward": 11,  # g (c + x p), c = 0.5 (1 + erf(x/sqrt 2)), p = exp(-0.5 x x)/sqrt(2 pi)
+    "logsumexp": 4,  # maximum, difference, exp, sum
+    "_softmax": 5,  # maximum, difference, exp, sum, quotient
+    "_safe_softmax": 5,
+    "_softmax_backward_data": 4,  # y (g - sum(g y))
+    "_log_softmax": 5,  # maximum, difference, exp, sum, difference
+    "_log_softmax_backward_data": 4,  # g - exp(y) sum(g)
+    "nll_loss_forward": 0,  # adds one entry of each row
+    "nll_loss_backward": 0,
+    "mse_loss": 3,  # difference, square, sum
+    "mse_loss_backward": 2,  # difference, product
+    "huber_loss": 6,  # difference, abs, comparison, square, half, sum
+    "huber_loss_backward": 3,  # difference, comparison, product
+    "smooth_l1_loss": 6,
+    "smooth_l1_loss_backward": 3,
+    "binary_cross_entropy_with_logits": 9,  # max(x, 0) - x y + log(1 + exp(-|x|)), sum
+    "var": 4,  # mean, difference, square, sum
+    "std": 4,
+    "linalg_vector_norm": 2,  # square, sum
+}
+
+# A reduction of n numbers to one takes n - 1.
+_REDUCTIONS = frozenset("amax amin argmax argmin max min prod sum".split())
+
+# These add the elements of one argument, at this position, into another tensor (index_put if told to).
+_SCATTERS = {"embedding_dense_backward": 0, "index_put": 2, "index_add": 3, "scatter_add": 3}
+
+# Matrix products that torch's own registry lacks: multiply-accumulates per element of this argument.
+_VECTOR_PRODUCTS = {"mv": 0, "dot": 0, "addmv": 1}
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts every operation called inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = OperationCount()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.count += _operations_of_call(func, args, kwargs or {}, result)
+        return result
+
+
+def _operations_of_call(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+) -> OperationCount:
+    if func.is_view:
+        return OperationCount()
+    packet = func._overloadpacket
+    name = packet.__name__.rstrip("_")  # in place or not
+    results = [item for item in _flat(result) if isinstance(item, Tensor)]
+    tensors = [item for item in _flat(args) if isinstance(item, Tensor)] + results
+    if any(tensor.is_complex() for tensor in tensors):
+        raise DefianceError(f"aten.{name} on complex numbers is not counted; write it with real ones")
+    if packet in flop_registry:
+        return OperationCount(
+            flop_registry[packet](*args, **kwargs, out_val=result), _bias(name, args, results)
+        )
+    if name in _FREE or (name == "index_put" and args[3:4] != (True,)):
+        return OperationCount()
+    largest = max(tensor.numel() for tensor in tensors)
+    if name.startswith("native_layer_norm"):
+        return OperationCount(other=_layer_norm(name, args) * largest)
+    if name in _PER_ELEMENT and kwargs.get("approximate", "none") == "none":
+        return OperationCount(other=_PER_ELEMENT[name] * largest)
+    if name in _REDUCTIONS:
+        return OperationCount(other=largest - results[0].numel())
+    if name in _SCATTERS:
+        return OperationCount(other=args[_SCATTERS[name]].numel())
+    if name in _VECTOR_PRODUCTS:
+        added = results[0].numel() if name == "addmv" else 0
+        return OperationCount(2 * args[_VECTOR_PRODUCTS[name]].numel(), added)
+    raise DefianceError(f"nobody has said how many operations aten.{name} takes; add it to defiance/meter.py")
+
+
+def _layer_norm(name: str, args: tuple[Any, ...]) -> int:
+    """Return the operations per element of a layer norm, forwards or backwards."""
+    if name == "native_layer_norm":
+        affine = args[2] is not None
+        return 5 + 2 * affine  # mean 1, variance 3, scale 1
+    input_wanted, weight_wanted, bias_wanted = args[-1]
+    affine = args[5] is not None
+    # x_hat = (x - mean)/std 2; input: two means 3, then a difference, product, difference, quotient, and g w
+    return 2 + int((7 + affine) * input_wanted + 2 * weight_wanted + bias_wanted)
+
+
+def _bias(name: str, args: tuple[Any, ...], results: list[Tensor]) -> int:
+    """Return the additions that torch's registry leaves out of products with a bias."""
+    if name in ("addmm", "baddbmm") or (name == "convolution" and args[2] is not None):
+        return results[0].numel()
+    if name == "convolution_backward" and args[-1][2]:
+        gradient: Tensor = args[0]
+        return gradient.numel() - gradient.shape[1]
+    return 0
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from _flat(item)
+    else:
+        yield value
