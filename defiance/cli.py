@@ -177,6 +177,25 @@ def demo() -> None:
 
 
 @app.command()
+def trace(
+    name: Annotated[str, typer.Argument(help="City of Sionna RT, such as etoile, or a Mitsuba .xml file.")],
+    sites: Annotated[
+        Path | None,
+        typer.Option(help="CSV: name,x_m,y_m,height_m,azimuth_deg,tilt_deg.", show_default="on roofs"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="NAME.npz")] = None,
+) -> None:
+    """Trace a city by rays (extra `rt`); a study takes it with --set scene=FILE."""
+    from defiance.scene.trace import trace as trace_city
+
+    out = out or Path(Path(name).stem + ".npz")
+    progress = _Progress(shown=True)
+    with progress, progress.task(f"tracing {name}", total=1) as task:
+        scene = trace_city(name, sites, out, progress=lambda done, total: task.advance(bool(done) / total))
+    print(f"{out}: {len(scene.cell_site)} sectors on {len(scene.site_position_m)} sites; {scene.attribution}")
+
+
+@app.command()
 def report(
     sheets: Annotated[list[Path], typer.Argument(help="A sheet.json or a run's folder; two are compared.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("out/report"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import stub_study
 
-from defiance import __version__, cli, studies
+from defiance import __version__, cli, scene, studies
 from defiance.kpm import Sheet
 
 ROOT = Path(__file__).parents[1]
@@ -159,6 +159,8 @@ def test_a_process_stopped_twice_goes_on_with_the_same_result(tmp_path: Path) ->
         (["run"], ["STUDY"]),
         (["rnu"], ["rnu"]),
         (["run", "stub", "--out", "/dev/null/x"], ["/dev/null/x", "Not a directory"]),
+        (["trace", "munich", "--out", "/dev/null/x.npz"], ["/dev/null/x.npz"]),
+        (["trace", "munich", "--sites", "absent.csv"], ["absent.csv"]),
         (["report", "absent.json"], ["absent.json"]),
         (["report", "."], ["sheet.json"]),
         (["report", "a", "b", "c"], ["two sheets"]),
@@ -188,6 +190,24 @@ def test_report_compares_two_runs(defiance: Defiance) -> None:
     assert (
         status == 0 and "out/report/report.html" in out and Path("out/report/report.html").stat().st_size > 0
     )
+
+
+def test_trace_writes_a_scene_and_says_what_is_in_it(
+    defiance: Defiance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def traced(
+        name: str, sites: Path | None, out: Path, *, progress: Callable[[int, int], None]
+    ) -> scene.Scene:
+        assert (name, sites) == ("rome.xml", Path("sites.csv"))
+        for done in range(3):
+            progress(done, 2)
+        scene.save(scene.load("munich"), out)
+        return scene.load(out)
+
+    monkeypatch.setattr("defiance.scene.trace.trace", traced)
+    status, out, _ = defiance("trace", "rome.xml", "--sites", "sites.csv")
+    assert status == 0 and out.startswith("rome.npz: 21 sectors on 7 sites; ")
+    assert scene.load("rome.npz").name == "munich"
 
 
 def test_a_reader_who_leaves_is_no_error(tmp_path: Path) -> None:
