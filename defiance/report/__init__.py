@@ -1,69 +1,34 @@
 """Sheets -> one self-contained HTML page, figures (SVG, PNG) and tables (CSV, LaTeX).
 
-One sheet makes a report, two make a comparison. The page is a fold over rows and curves: a section whose numbers
-are absent is left out. Nothing in a sheet is trusted; every string is escaped where it is written.
+One sheet makes a report, two make a comparison. The page is a fold over rows and curves: a section whose
+numbers are absent is left out. Nothing in a sheet is trusted; every string is escaped where it is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
 from defiance.errors import DefianceError
-from defiance.kpm import Sheet, write_atomically
-from defiance.report import comparison, figures, sections, tables, words
+from defiance.kpm import Sheet
+from defiance.parts import write_atomically
+from defiance.report import comparison, figures, headlines, sections, tables, words
 from defiance.report.figures import Figure, Plot
-from defiance.report.sections import Headline, Section
+from defiance.report.page import Page, Section, Source
 from defiance.report.tables import Table
 from defiance.report.view import View
 
 __all__ = ["summary_rows", "write_report"]
 
 MAPS = (
-    "City maps: © OpenStreetMap contributors, Open Database License (ODbL) 1.0; radio maps ray-traced from them with "
-    "Sionna RT. "
+    "City maps: © OpenStreetMap contributors, Open Database License (ODbL) 1.0; radio maps ray-traced from "
+    "them with Sionna RT. "
 )
 METRICS_FROM = "Metrics after 6G-XCEL deliverable D2.2. Made with DEFIANCE, Apache-2.0."
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A section whose plots are drawn."""
-
-    id: str
-    title: str
-    paragraphs: tuple[str, ...]
-    blocks: tuple[Table | Figure, ...]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What is needed to make a sheet again."""
-
-    title: str
-    made_by: str
-    facts: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Page:
-    """All that the template shows."""
-
-    title: str
-    version: str
-    eyebrow: str
-    question: str
-    verdict: str
-    verdict_rest: str
-    headlines: tuple[Headline, ...]
-    sections: tuple[Drawn, ...]
-    sources: tuple[Source, ...]
-    glossary: tuple[tuple[str, str], ...]
-    attribution: str
 
 
 def write_report(sheets: Sequence[Sheet], folder: Path) -> Path:
@@ -84,19 +49,24 @@ def write_report(sheets: Sequence[Sheet], folder: Path) -> Path:
             if isinstance(block, Figure):
                 write_atomically(folder / "figures" / f"{block.name}.svg", block.svg)
                 write_atomically(folder / "figures" / f"{block.name}.png", block.png)
-            else:
-                write_atomically(folder / "tables" / f"{block.name}.csv", tables.to_csv(block).encode())
-                write_atomically(folder / "tables" / f"{block.name}.tex", tables.to_tex(block).encode())
+            elif isinstance(block, Table):
+                write_atomically(folder / "tables" / f"{block.name}.csv", _utf8(tables.to_csv(block)))
+                write_atomically(folder / "tables" / f"{block.name}.tex", _utf8(tables.to_tex(block)))
     path = folder / "report.html"
-    write_atomically(path, _html(page).encode())
+    write_atomically(path, _utf8(_html(page)))
     return path
 
 
 def summary_rows(sheet: Sheet) -> tuple[tuple[str, str, str], ...]:
-    """The few lines that a terminal shows: what, its value, and interval and place in words."""
+    """The few lines for a terminal: what it is, its value, and in words its interval and where it holds."""
     return tuple(
-        (headline.label, headline.value, headline.detail) for headline in sections.headlines(View(sheet))
+        (headline.label, headline.value, headline.detail) for headline in headlines.headlines(View(sheet))
     )
+
+
+def _utf8(text: str) -> bytes:
+    """Bytes of any text: JSON may hold halves of surrogate pairs, which UTF-8 cannot."""
+    return text.encode("utf-8", "replace")
 
 
 def _html(page: Page) -> str:
@@ -107,11 +77,7 @@ def _html(page: Page) -> str:
 
 def _report(sheet: Sheet) -> Page:
     view = View(sheet)
-    verdict, rest = words.sentence_split(sheet.verdict)
-    found = sections.sections(view)
-    everything = sections.all_rows(sheet)
-    if everything is not None:
-        found += (Section("sheet", "The whole sheet", (), (everything,)),)
+    verdict, rest = words.first_sentence(sheet.verdict)
     question = sections.question(view)
     return Page(
         title=f"{question} · DEFIANCE",
@@ -120,8 +86,8 @@ def _report(sheet: Sheet) -> Page:
         question=question,
         verdict=verdict or "The sheet gives no verdict.",
         verdict_rest=rest,
-        headlines=sections.headlines(view),
-        sections=tuple(_drawn(section) for section in found),
+        headlines=headlines.headlines(view),
+        sections=tuple(_drawn(section) for section in sections.sections(view)),
         sources=(_source(sheet, ""),),
         glossary=sections.glossary([sheet]),
         attribution=_attribution([sheet]),
@@ -134,7 +100,7 @@ def _comparison(a: Sheet, b: Sheet) -> Page:
     return Page(
         title=f"{a.study} and {b.study} compared · DEFIANCE",
         version=b.version,
-        eyebrow=f"DEFIANCE {b.version} · A: {a.study} {a.version}, {_seeds(a)} · B: {b.study} {b.version}, {_seeds(b)}",
+        eyebrow=f"DEFIANCE · A: {a.study} {a.version}, {_seeds(a)} · B: {b.study} {b.version}, {_seeds(b)}",
         question="What changed between A and B?",
         verdict=f"{moved} of {len(found)} shared rows changed." if found else "The two sheets share no row.",
         verdict_rest="",
@@ -150,9 +116,9 @@ def _seeds(sheet: Sheet) -> str:
     return f"{len(sheet.seeds)} seed" + ("s" if len(sheet.seeds) != 1 else "")
 
 
-def _drawn(section: Section) -> Drawn:
+def _drawn(section: Section) -> Section:
     blocks = tuple(figures.render(block) if isinstance(block, Plot) else block for block in section.blocks)
-    return Drawn(section.id, section.title, section.paragraphs, blocks)
+    return replace(section, blocks=blocks)
 
 
 def _source(sheet: Sheet, title: str) -> Source:
@@ -166,6 +132,6 @@ def _source(sheet: Sheet, title: str) -> Source:
 
 def _attribution(sheets: Sequence[Sheet]) -> str:
     cities = any(curve.name == "buildings" for sheet in sheets for curve in sheet.curves) or any(
-        cell.city.startswith(("munich", "florence")) for sheet in sheets for cell in View(sheet).scenarios
+        case.city.startswith(("munich", "florence")) for sheet in sheets for case in View(sheet).scenarios
     )
     return (MAPS if cities else "") + METRICS_FROM

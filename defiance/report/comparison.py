@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 
 from defiance.kpm import METRICS, Row, Sheet
 from defiance.report import tables, words
-from defiance.report.sections import Headline, Section, settings
+from defiance.report.page import Headline, Section, section
+from defiance.report.sections import settings
 from defiance.report.tables import Cell, Table
 
 
@@ -93,26 +94,21 @@ def sections(a: Sheet, b: Sheet) -> tuple[Section, ...]:
     order = {name: place for place, name in enumerate(METRICS)}
     moved.sort(key=lambda change: order.get(change.a.metric, len(order)))
     text = (
-        f"{len(moved)} of the {len(found)} rows that both sheets have differ by more than their 95 % intervals allow. "
-        "Differences are B minus A; the two runs are taken as independent, which is cautious where they share seeds."
+        f"{len(moved)} of the {len(found)} rows that both sheets have differ by more than their 95 % "
+        "intervals allow. Differences are B minus A. The two runs are taken as independent, which is "
+        "cautious where they share seeds; their half-widths combine as the root of the sum of squares."
     )
-    blocks = [
+    tables_of_changes = (
         _table("changes", "Rows that changed", moved, folded=False),
         _table("comparison", f"All {len(found)} rows side by side", found, folded=True),
-    ]
-    verdicts = Section("verdicts", "The two verdicts", (f"A: {a.verdict}", f"B: {b.verdict}"), ())
-    made = [
-        verdicts,
-        Section("changes", "What changed", (text,), tuple(block for block in blocks if block is not None)),
-    ]
-    sides = [_one_sided("A", a, b), _one_sided("B", b, a)]
-    if any(sides):
-        made.append(
-            Section("one-sided", "In one sheet only", (), tuple(side for side in sides if side is not None))
-        )
-    if differing := _settings(a, b):
-        made.append(Section("settings", "Settings that differ", (), (differing,)))
-    return tuple(made)
+    )
+    made = (
+        Section("verdicts", "The two verdicts", (f"A: {a.verdict}", f"B: {b.verdict}"), ()),
+        section("changes", "What changed", [text], tables_of_changes),
+        section("one-sided", "In one sheet only", [], [_one_sided("A", a, b), _one_sided("B", b, a)]),
+        section("settings", "Settings that differ", [], [_settings(a, b)]),
+    )
+    return tuple(part for part in made if part is not None)
 
 
 def _table(name: str, caption: str, found: Sequence[Change], *, folded: bool) -> Table | None:
@@ -138,7 +134,7 @@ def _relative(change: Change) -> Cell:
     if change.difference is None or change.a.mean == 0:
         return tables.EMPTY
     share = change.difference.mean / abs(change.a.mean)
-    return Cell(words.number(share, "1", signed=True), values=(share, math.nan, math.nan))
+    return Cell(words.number(share, "1"), values=(share, math.nan, math.nan))
 
 
 def _one_sided(name: str, sheet: Sheet, other: Sheet) -> Table | None:

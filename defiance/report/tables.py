@@ -30,24 +30,21 @@ TEX = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     words.MINUS: "$-$",
+    words.NBSP: "~",
     words.THIN: r"\,",
     "–": "--",
     "µ": r"$\mu$",
     "∞": r"$\infty$",
-    "≤": r"$\le$",
-    "≥": r"$\ge$",
-    "×": r"$\times$",
     "→": r"$\to$",
-    "·": r"$\cdot$",
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what is read first, the interval below it, a remark in words, and the numbers behind it.
+    """One cell: what is read first, its interval, a remark in words, and the numbers behind it.
 
-    `mark` is one of '', 'better', 'worse', 'unresolved', 'absent', 'name', 'prose'; it steers the look, the
-    remark says the same in words. `values` (mean, low, high; SI units) go into the CSV file.
+    `mark` is one of '', 'better', 'worse', 'unresolved', 'absent', 'name', 'prose'; it steers the look, and
+    the remark says the same in words. `values` (mean, low, high; SI units) go into the CSV file.
     """
 
     text: str
@@ -60,14 +57,17 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its caption; `name` is the stem of its files, `folded` hides it behind a summary line."""
+    """A table with its caption; `name` is the stem of its files, `folded` hides it behind a summary line.
+
+    `provenance` holds, column by column, what all cells of the column share ('' where they differ).
+    """
 
     name: str
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    provenance: tuple[str, ...] = ()
-    folded: bool = False
+    provenance: tuple[str, ...]
+    folded: bool
     kind: ClassVar[str] = "table"
 
     def is_text(self, column: int) -> bool:
@@ -75,8 +75,11 @@ class Table:
         return all(row[column].mark in ("name", "prose") for row in self.rows)
 
 
+EMPTY = Cell("–", mark="absent")
+
+
 def name(text: str) -> Cell:
-    """A cell that names its row."""
+    """A cell that names its row; '' continues the row above."""
     return Cell(text, mark="name")
 
 
@@ -85,25 +88,18 @@ def prose(text: str) -> Cell:
     return Cell(text, mark="prose")
 
 
-EMPTY = Cell("–", mark="absent")
-
-
 def value(row: Row | None) -> Cell:
     """A measured value with its interval; a dash where the sheet has none."""
     if row is None:
         return EMPTY
-    return Cell(
-        words.number(row.mean, row.unit),
-        words.bounds(row.mean, row.ci_low, row.ci_high, row.unit),
-        provenance=row.provenance,
-        values=(row.mean, row.ci_low, row.ci_high),
-    )
+    text, interval = words.interval(row.mean, row.ci_low, row.ci_high, row.unit)
+    return Cell(text, interval, provenance=row.provenance, values=(row.mean, row.ci_low, row.ci_high))
 
 
 def difference(row: Row | None) -> Cell:
     """A value whose sign matters (a cut, a difference): resolved or not, better or worse, in words too."""
     cell = value(row)
-    if row is None or row.mean != row.mean:
+    if row is None:
         return cell
     if not words.resolved(row):
         return replace(cell, mark="unresolved", remark="not resolved")
@@ -115,23 +111,20 @@ def difference(row: Row | None) -> Cell:
 def table(
     name: str, caption: str, head: Sequence[str], rows: Sequence[Sequence[Cell]], *, folded: bool = False
 ) -> Table | None:
-    """A table without the columns that are empty throughout; None where nothing is left to show.
+    """A table without the columns that are empty throughout; None where no number is left to show.
 
     A provenance that a whole column shares moves from its cells to the column's head.
     """
     kept = [i for i in range(len(head)) if any(row[i] != EMPTY for row in rows)]
     if not any(row[i].mark not in ("name", "absent") for row in rows for i in kept):
         return None
-    tags = tuple(_shared({row[i].provenance for row in rows if row[i] != EMPTY}) for i in kept)
+    shared = [{row[i].provenance for row in rows if row[i] != EMPTY} for i in kept]
+    tags = tuple(next(iter(found)) if len(found) == 1 else "" for found in shared)
     body = tuple(
         tuple(replace(row[i], provenance="") if tag else row[i] for i, tag in zip(kept, tags, strict=True))
         for row in rows
     )
     return Table(name, caption, tuple(head[i] for i in kept), body, tags, folded)
-
-
-def _shared(tags: set[str]) -> str:
-    return next(iter(tags)) if len(tags) == 1 else ""
 
 
 def to_csv(table: Table) -> str:
@@ -140,9 +133,9 @@ def to_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        title
+        _plain(title)
         for head, is_number in zip(table.head, numeric, strict=True)
-        for title in ((f"{head}: mean", f"{head}: low", f"{head}: high") if is_number else (_plain(head),))
+        for title in ((f"{head}: mean", f"{head}: low", f"{head}: high") if is_number else (head,))
     )
     for row in table.rows:
         fields: list[str | float] = []
@@ -161,7 +154,7 @@ def _plain(text: str) -> str:
 
 
 def to_tex(table: Table) -> str:
-    """A `tabular` for `booktabs`, to be included with `\\input`."""
+    r"""A `tabular` for `booktabs`, to be included with `\input`."""
     columns = "".join("l" if table.is_text(i) else "r" for i in range(len(table.head)))
     lines = [
         f"% {_one_line(table.caption)}",
@@ -187,4 +180,4 @@ def tex(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return re.sub(rf"[^\S{words.THIN}]+", " ", text).strip()
+    return re.sub(rf"[^\S{words.NBSP}{words.THIN}]+", " ", text).strip(" ")

@@ -1,4 +1,4 @@
-"""A sheet as the report looks at it: rows by their names, the cells of the study, the candidates compared."""
+"""A sheet as the report looks at it: rows by name, the scenarios of the study, the candidates compared."""
 
 from __future__ import annotations
 
@@ -20,54 +20,40 @@ class View:
 
     def __init__(self, sheet: Sheet) -> None:
         self.sheet = sheet
-        self._rows: dict[tuple[str, str, str], list[Row]] = {}
+        self._rows: dict[tuple[str, str], list[Row]] = {}
         for row in sheet.rows:
-            self._rows.setdefault((row.metric, row.candidate, row.scenario), []).append(row)
+            self._rows.setdefault((row.metric, row.candidate), []).append(row)
 
-    def rows(
-        self, metric: str, candidate: str, scenario: str, regime: str | None = None, node: str | None = None
-    ) -> list[Row]:
-        """Rows of a metric in one scenario, in the sheet's order."""
+    def rows(self, metric: str, candidate: str, **columns: str | None) -> list[Row]:
+        """Rows of a metric and a candidate whose columns have these values; None allows any value."""
         return [
             row
-            for row in self._rows.get((metric, candidate, scenario), [])
-            if regime in (None, row.regime) and node in (None, row.node)
+            for row in self._rows.get((metric, candidate), [])
+            if all(value in (None, getattr(row, name)) for name, value in columns.items())
         ]
 
-    def row(
-        self, metric: str, candidate: str, scenario: str, regime: str | None = None, node: str | None = None
-    ) -> Row | None:
-        """The first of `rows`."""
-        return next(iter(self.rows(metric, candidate, scenario, regime, node)), None)
+    def row(self, metric: str, candidate: str, case: Scenario, regime: str | None = None) -> Row | None:
+        """The first row of a metric in one scenario."""
+        return next(iter(self.rows(metric, candidate, scenario=case.name, regime=regime)), None)
 
     def nearest(
-        self, metric: str, candidate: str, scenario: str, regime: str | None = None, node: str | None = None
+        self, metric: str, candidate: str, near: str, regime: str, node: str | None = None
     ) -> Row | None:
-        """The row of the scenario that shares the most leading parts with `scenario`; exact where there is one."""
-        parts = scenario.split("/")
+        """The row whose scenario shares most parts with the scenario `near`, of the same city."""
+        parts = near.split("/")
         found = [
             row
-            for row in self.sheet.rows
-            if row.metric == metric
-            and row.candidate == candidate
-            and regime in (None, row.regime)
-            and node in (None, row.node)
-            and (row.scenario == scenario or _shared(parts, row.scenario.split("/")) > 0)
+            for row in self.rows(metric, candidate, regime=regime, node=node)
+            if row.scenario.split("/")[0] in (parts[0], "")
         ]
-        exact = [row for row in found if row.scenario == scenario]
-        return (
-            exact[0]
-            if exact
-            else max(found, key=lambda row: _shared(parts, row.scenario.split("/")), default=None)
-        )
+        return max(found, key=lambda row: len(set(parts) & set(row.scenario.split("/"))), default=None)
 
     @cached_property
     def candidates(self) -> tuple[str, ...]:
         """Every candidate, the rule first and the genie last."""
         order = {RULE: -1, GENIE: 1}
-        return tuple(
-            sorted(_unique(row.candidate for row in self.sheet.rows), key=lambda name: order.get(name, 0))
-        )
+        names = _unique(row.candidate for row in self.sheet.rows)
+        return tuple(sorted(names, key=lambda name: order.get(name, 0)))
 
     @cached_property
     def learned(self) -> tuple[str, ...]:
@@ -75,30 +61,34 @@ class View:
         return tuple(name for name in self.candidates if name not in (RULE, GENIE))
 
     @cached_property
+    def kinds(self) -> tuple[tuple[str, str], ...]:
+        """Every candidate with each of its regimes."""
+        found = dict.fromkeys((row.candidate, row.regime) for row in self.sheet.rows)
+        return tuple(sorted(found, key=lambda kind: self.candidates.index(kind[0])))
+
+    @cached_property
     def scenarios(self) -> tuple[Scenario, ...]:
-        """The cells of the study: scenarios in which time in outage was measured, else all."""
+        """The scenarios in which time in outage was measured, else all."""
         measured = _unique(row.scenario for row in self.sheet.rows if row.metric == "outage_share")
         return tuple(
-            words.scenario(name) for name in measured or _unique(row.scenario for row in self.sheet.rows)
+            words.scenario(name) for name in measured or _unique(r.scenario for r in self.sheet.rows)
         )
 
     @cached_property
     def home(self) -> str:
-        """The city with the most cells: where the study trained."""
-        cities = [cell.city for cell in self.scenarios]
+        """The city with the most scenarios: where the study trained."""
+        cities = [case.city for case in self.scenarios]
         return max(_unique(cities), key=cities.count, default="")
 
     @cached_property
-    def home_cells(self) -> tuple[Scenario, ...]:
-        """The cells in the city where the study trained."""
-        return tuple(cell for cell in self.scenarios if cell.city == self.home)
+    def home_places(self) -> dict[str, list[Scenario]]:
+        """The scenarios at home, grouped by map, the traced one first."""
+        return by_place(sorted((case for case in self.scenarios if case.city == self.home), key=_is_smooth))
 
-    def places(self, cells: Sequence[Scenario]) -> dict[str, list[Scenario]]:
-        """Cells grouped by city and map."""
-        grouped: dict[str, list[Scenario]] = {}
-        for cell in cells:
-            grouped.setdefault(cell.place, []).append(cell)
-        return grouped
+    @cached_property
+    def main(self) -> tuple[Scenario, ...]:
+        """The scenarios at home on the map as it was traced: headlines speak of these."""
+        return tuple(next(iter(self.home_places.values()), ()))
 
     @cached_property
     def choice_is_stated(self) -> bool:
@@ -107,72 +97,88 @@ class View:
 
     @cached_property
     def _regimes(self) -> dict[str, str]:
-        """The regime with the largest mean cut over the home cells, for each learned candidate."""
+        """The regime with the largest mean cut over the main scenarios, for each learned candidate."""
+        main = {case.name for case in self.main}
         found: dict[str, str] = {}
         for name in self.learned:
-            means: dict[str, list[float]] = {}
-            for cell in self.home_cells:
-                for row in self.rows("outage_cut", name, cell.name):
-                    means.setdefault(row.regime, []).append(row.mean)
-            if means:
-                found[name] = max(means, key=lambda regime: _mean(means[regime]))
+            cuts: dict[str, list[float]] = {}
+            for row in self.rows("outage_cut", name):
+                if row.scenario in main:
+                    cuts.setdefault(row.regime, []).append(row.mean)
+            if cuts:
+                found[name] = max(cuts, key=lambda regime: mean(cuts[regime]))
         return found
 
-    def cut(self, cell: Scenario, candidate: str) -> Row | None:
-        """The outage cut of a candidate in a cell under one regime: the stated choice, else the best on average."""
-        stated = {row.regime for row in self.rows("chosen", candidate, cell.name) if row.mean > 0}
+    def cut(self, case: Scenario, candidate: str) -> Row | None:
+        """The outage cut in a scenario under one regime: the choice that the sheet states, else the best mean."""
+        stated = {row.regime for row in self.rows("chosen", candidate, scenario=case.name) if row.mean > 0}
         wanted = stated or {self._regimes.get(candidate, "")}
-        found = self.rows("outage_cut", candidate, cell.name)
+        found = self.rows("outage_cut", candidate, scenario=case.name)
         return next((row for row in found if row.regime in wanted), None)
+
+    def cuts(self, cases: Sequence[Scenario], candidate: str) -> list[tuple[Scenario, Row]]:
+        """The cuts of a candidate in several scenarios, where the sheet has them."""
+        return [(case, row) for case in cases if (row := self.cut(case, candidate)) is not None]
 
     @cached_property
     def lead(self) -> str:
-        """The learned candidate with the largest mean cut over the home cells: it stands for learning."""
-        means = {
-            name: _mean([row.mean for cell in self.home_cells if (row := self.cut(cell, name)) is not None])
-            for name in self.learned
-        }
+        """The learned candidate with the largest mean cut over the main scenarios: it stands for learning."""
+        means = {name: mean([row.mean for _, row in self.cuts(self.main, name)]) for name in self.learned}
         return max(means, key=lambda name: means[name], default="")
 
-    def best(self, cell: Scenario) -> Row | None:
-        """The outage cut of the leading candidate in a cell."""
-        return self.cut(cell, self.lead)
-
     @cached_property
-    def reference(self) -> Scenario | None:
-        """The cell that single numbers are taken from: the smallest resolved cut at home, so that none flatters."""
-        cuts = [(cell, row) for cell in self.home_cells if (row := self.best(cell)) is not None]
-        gained = [(cell, row) for cell, row in cuts if row.ci_low > 0]
-        if gained:
-            return min(gained, key=lambda pair: pair[1].mean)[0]
-        return next(iter(self.home_cells), None)
+    def reference(self) -> tuple[Scenario, Row] | None:
+        """The scenario that single numbers are taken from, with its cut: the smallest resolved gain."""
+        cuts = self.cuts(self.main, self.lead)
+        gained = [pair for pair in cuts if pair[1].ci_low > 0]
+        return min(gained, key=lambda pair: pair[1].mean) if gained else next(iter(cuts), None)
 
-    def curves(self, name: str) -> tuple[Curve, ...]:
-        """The curves of one name that have at least one point."""
-        return tuple(curve for curve in self.sheet.curves if curve.name == name and curve.x)
+    def curves(self, name: str) -> dict[str, list[Curve]]:
+        """The curves of one name that have points, by scenario."""
+        found: dict[str, list[Curve]] = {}
+        for curve in self.sheet.curves:
+            if curve.name == name and curve.x:
+                found.setdefault(curve.scenario, []).append(curve)
+        return found
 
-    def setting(self, key: str) -> object | None:
-        """The first value of `key` anywhere in the configuration."""
+    def setting(self, key: str) -> float | None:
+        """The first number that the configuration gives for `key`, at any depth."""
         pending: list[object] = [self.sheet.config]
         while pending:
             here = pending.pop(0)
             if isinstance(here, dict):
-                if key in here:
-                    found: object = here[key]
-                    return found
+                if isinstance(here.get(key), int | float):
+                    return float(here[key])
                 pending.extend(here.values())
         return None
 
 
-def _shared(a: Sequence[str], b: Sequence[str]) -> int:
-    """How many parts two scenario names share, counted only where the shorter one's city agrees."""
-    return sum(part in b for part in a) if a[0] == b[0] else 0
+def by_place(cases: Iterable[Scenario]) -> dict[str, list[Scenario]]:
+    """Scenarios grouped by city and map."""
+    grouped: dict[str, list[Scenario]] = {}
+    for case in cases:
+        grouped.setdefault(case.place, []).append(case)
+    return grouped
+
+
+def by_sign(cuts: Sequence[tuple[Scenario, Row]]) -> dict[str, list[tuple[Scenario, Row]]]:
+    """Cuts sorted by what their interval says: 'better', 'unresolved' or 'worse'."""
+    found: dict[str, list[tuple[Scenario, Row]]] = {"better": [], "unresolved": [], "worse": []}
+    for case, row in cuts:
+        kind = "unresolved" if not words.resolved(row) else "better" if row.mean > 0 else "worse"
+        found[kind].append((case, row))
+    return found
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of the values that are known; -inf where there is none."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else -math.inf
+
+
+def _is_smooth(case: Scenario) -> bool:
+    return case.map == "smooth"
 
 
 def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else -math.inf

@@ -10,27 +10,27 @@ from dataclasses import dataclass
 from defiance.kpm import METRICS, Row
 
 MINUS = "\N{MINUS SIGN}"
+NBSP = "\N{NO-BREAK SPACE}"
 THIN = "\N{NARROW NO-BREAK SPACE}"
 
 CANDIDATES = {
     "a3": "A3 rule",
-    "learned-station": "learned, at the station",
-    "learned-device": "learned, on the device",
-    "genie": "genie (knows the future)",
+    "learned-station": "learned, station",
+    "learned-device": "learned, device",
+    "genie": "genie",
 }
-SHORT_CANDIDATES = {"a3": "A3", "learned-station": "station", "learned-device": "device", "genie": "genie"}
+SHORT = {"a3": "A3", "learned-station": "station", "learned-device": "device"}
+PROSE = {
+    "learned-station": "learned handover at the base station",
+    "learned-device": "learned handover on the device",
+}
 REGIMES = {
     "none": "",
-    "finetuned-whole": "fine-tuned, whole model",
-    "finetuned-last": "fine-tuned, last layer",
+    "finetuned-whole": "whole model fine-tuned",
+    "finetuned-last": "last layer fine-tuned",
 }
-NODES = {
-    "device": "devices",
-    "base-station": "base stations",
-    "network": "radio network",
-    "backhaul": "backhaul",
-}
-
+NODES = {"device": "devices", "base-station": "base stations", "network": "radio network"}
+MAPS = {"raw": "traced map", "smooth": "smoothed map"}
 METRIC_NAMES = {
     "outage_share": "time in outage",
     "handovers_per_user_minute": "handovers per user-minute",
@@ -39,8 +39,8 @@ METRIC_NAMES = {
     "break_even_time": "break-even time",
     "cpu_time": "CPU time",
     "sinr": "SINR",
-    "joules_per_avoided_outage_second": "joules per avoided second of outage",
-    "bits_per_avoided_outage_second": "bits per avoided second of outage",
+    "joules_per_avoided_outage_second": "joules per avoided outage second",
+    "bits_per_avoided_outage_second": "bits per avoided outage second",
 }
 # (upper bound in seconds, seconds per unit, unit)
 TIMES = (
@@ -66,7 +66,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Scenario:
-    """The parts of a scenario name such as `munich/30kmh/load50/cap8/raw`; None where it has no such part."""
+    """The parts of a name such as `munich/30kmh/load50/cap8/raw`; None where it has no such part."""
 
     name: str
     city: str
@@ -78,25 +78,24 @@ class Scenario:
 
     @property
     def place(self) -> str:
-        """City and map, e.g. 'Munich, traced map'."""
-        maps = {"raw": "traced map", "smooth": "smoothed map"}
-        return ", ".join([city(self.city)] + ([maps[self.map]] if self.map else []))
+        """City and map: 'Munich, traced map'."""
+        return ", ".join([city(self.city)] + ([MAPS[self.map]] if self.map else []))
 
     @property
-    def cell(self) -> str:
-        """What differs inside a place, e.g. '30 km/h, load 50 %, cap 8/min'."""
+    def case(self) -> str:
+        """What differs inside a place: '30 km/h, load 50 %, cap 8'; the place itself where nothing does."""
         parts = [
-            f"{self.speed_kmh} km/h" if self.speed_kmh is not None else "",
-            f"load {self.load_percent} %" if self.load_percent is not None else "",
-            f"cap {self.cap}/min" if self.cap is not None else "",
+            f"{self.speed_kmh}{NBSP}km/h" if self.speed_kmh is not None else "",
+            f"load{NBSP}{self.load_percent}{NBSP}%" if self.load_percent is not None else "",
+            f"cap{NBSP}{self.cap}" if self.cap is not None else "",
             *self.rest,
         ]
-        return ", ".join(part for part in parts if part) or city(self.city)
+        return ", ".join(part for part in parts if part) or self.place
 
     @property
     def label(self) -> str:
-        """Place and cell."""
-        return self.place if self.cell == city(self.city) else f"{self.place}: {self.cell}"
+        """Place and case."""
+        return self.place if self.case == self.place else f"{self.place}: {self.case}"
 
 
 def scenario(name: str) -> Scenario:
@@ -105,11 +104,11 @@ def scenario(name: str) -> Scenario:
     found: dict[str, int] = {}
     rest, map_name = [], None
     for part in parts:
-        if match := re.fullmatch(r"(\d{1,6})kmh", part):
+        if match := re.fullmatch(r"([0-9]{1,6})kmh", part):
             found["speed_kmh"] = int(match[1])
-        elif match := re.fullmatch(r"(load|cap)(\d{1,6})", part):
+        elif match := re.fullmatch(r"(load|cap)([0-9]{1,6})", part):
             found["load_percent" if match[1] == "load" else "cap"] = int(match[2])
-        elif part in ("raw", "smooth"):
+        elif part in MAPS:
             map_name = part
         elif part:
             rest.append(part)
@@ -117,29 +116,21 @@ def scenario(name: str) -> Scenario:
 
 
 def city(name: str) -> str:
-    """'munich-unseen' -> 'Munich (unseen streets)'."""
-    base, _, unseen = name.partition("-unseen")
-    pretty = base.replace("_", " ").strip()
-    pretty = pretty[:1].upper() + pretty[1:]
-    return f"{pretty} (unseen streets)" if unseen == "" and name.endswith("-unseen") else pretty or "all"
+    """'munich-unseen' -> 'Munich, unseen streets'."""
+    base = name.removesuffix("-unseen").replace("_", " ")
+    pretty = base[:1].upper() + base[1:]
+    return f"{pretty}, unseen streets" if name.endswith("-unseen") else pretty
 
 
-def candidate(name: str, regime: str = "none", *, short: bool = False) -> str:
-    """'learned-device', 'central' -> 'learned, on the device (central)'; short: 'device, central'."""
-    base = (SHORT_CANDIDATES if short else CANDIDATES).get(name, name)
-    if regime in ("none", ""):
-        return base
-    return f"{base}, {regime}" if short else f"{base} ({REGIMES.get(regime, regime)})"
+def candidate(name: str, regime: str = "none", names: dict[str, str] = CANDIDATES) -> str:
+    """'learned-device', 'central' -> 'learned, device (central)'; `names` may be SHORT or PROSE."""
+    base = names.get(name, CANDIDATES.get(name, name))
+    return f"{base} ({REGIMES.get(regime, regime)})" if regime not in ("none", "") else base
 
 
 def metric(name: str) -> str:
     """'ping_pongs_per_user_hour' -> 'ping-pongs per user-hour'."""
     return METRIC_NAMES.get(name, name.replace("_", " "))
-
-
-def node(name: str) -> str:
-    """A node's name in the plural where it is known."""
-    return NODES.get(name, name)
 
 
 def scale(unit: str, magnitude: float) -> Scale:
@@ -152,26 +143,23 @@ def scale(unit: str, magnitude: float) -> Scale:
             next(Scale(per, name) for bound, per, name in TIMES if size < bound) if size else Scale(1.0, "s")
         )
     if unit.split("/")[0] not in PREFIXED or size == 0:
-        return Scale(
-            1.0, "" if unit == "parameters" else unit.removeprefix("1") if unit.startswith("1/") else unit
-        )
+        return Scale(1.0, {"parameters": "", "1/min": "/min", "1/h": "/h"}.get(unit, unit))
     rounded = float(f"{size:.3g}")
     exponent = max(-12, min(18, 3 * math.floor(math.log10(rounded) / 3 + 1e-9)))
-    return Scale(10.0**exponent, PREFIXES[exponent] + unit)
+    space = THIN if unit == "op" and exponent else ""
+    return Scale(10.0**exponent, f"{PREFIXES[exponent]}{space}{unit}")
 
 
 def digits(value: float, decimals: int) -> str:
-    """A number with a true minus sign, thousands in groups; 'never'-like values are the caller's business."""
+    """A finite number with a true minus sign and thousands in groups."""
     text = f"{value:,.{decimals}f}".replace(",", THIN)
-    if float(f"{value:.{decimals}f}") == 0:
-        text = text.lstrip("-")
-    return text.replace("-", MINUS)
+    return text.lstrip("-") if float(f"{value:.{decimals}f}") == 0 else text.replace("-", MINUS)
 
 
 def decimals_for(*values: float) -> int:
     """Decimals that leave three significant digits on the largest finite value (at most six)."""
     size = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
-    return 0 if size == 0 else max(0, min(6, 2 - math.floor(math.log10(size))))
+    return 0 if size == 0 else max(0, min(6, 2 - math.floor(math.log10(float(f"{size:.3g}")))))
 
 
 def absent(value: float, unit: str) -> str:
@@ -181,45 +169,41 @@ def absent(value: float, unit: str) -> str:
     return "never" if value > 0 and unit == "s" else "∞" if value > 0 else f"{MINUS}∞"
 
 
-def number(value: float, unit: str, *, signed: bool = False) -> str:
+def number(value: float, unit: str) -> str:
     """A value with its unit: '3.20 %', '12.3 kJ', 'never'."""
-    if not math.isfinite(value):
-        return absent(value, unit)
-    chosen = scale(unit, value)
-    scaled = value / chosen.factor
-    sign = "+" if signed and scaled > 0 else ""
-    space = "" if chosen.unit.startswith("/") else " "
-    return f"{sign}{digits(scaled, decimals_for(scaled))}{space}{chosen.unit}".strip()
+    return interval(value, math.nan, math.nan, unit)[0]
 
 
-def bounds(mean: float, low: float, high: float, unit: str) -> str:
-    """The interval in the scale of its mean, '[2.90, 3.51]'; '' where there is none (n = 1) or it has no width."""
-    if math.isnan(low) or math.isnan(high) or low == high:
-        return ""
+def interval(mean: float, low: float, high: float, unit: str) -> tuple[str, str]:
+    """A value with its unit and its interval in the same scale: ('3.20 %', '[2.91, 3.49]').
+
+    The interval is '' where there is none (n = 1) or it has no width.
+    """
     reference = next((value for value in (mean, low, high) if math.isfinite(value) and value), 0.0)
     chosen = scale(unit, reference)
-    decimals = decimals_for(reference / chosen.factor)
-    texts = [
-        digits(value / chosen.factor, decimals) if math.isfinite(value) else absent(value, unit)
-        for value in (low, high)
-    ]
-    suffix = "" if math.isfinite(mean) else f" {chosen.unit}"
-    return f"[{texts[0]}, {texts[1]}]{suffix}"
+    hidden = math.isnan(low) or math.isnan(high) or low == high
+    scaled = [value / chosen.factor for value in ((mean,) if hidden else (mean, low, high))]
+    decimals = decimals_for(*scaled)
+    texts = [digits(value, decimals) if math.isfinite(value) else absent(value, unit) for value in scaled]
+    suffix = chosen.unit if chosen.unit.startswith("/") else f"{NBSP}{chosen.unit}".rstrip(NBSP)
+    main = texts[0] + suffix if math.isfinite(mean) else texts[0]
+    if hidden:
+        return main, ""
+    return main, f"[{texts[1]}, {texts[2]}]" + ("" if math.isfinite(mean) else suffix)
 
 
-def spread(values: Sequence[float], unit: str) -> str:
-    """Smallest to largest of several values, '25.1 to 41.3 %', in one scale; 'never' where it applies."""
-    low, high = min(values), max(values)
+def estimate(row: Row) -> str:
+    """A row's mean and interval in one text."""
+    return " ".join(filter(None, interval(row.mean, row.ci_low, row.ci_high, row.unit)))
+
+
+def span(values: Sequence[float], unit: str) -> str:
+    """Smallest to largest of several values: '25.1 to 41.3 %', '2 h to never'."""
+    low, high = number(min(values), unit), number(max(values), unit)
     if low == high:
-        return number(low, unit)
-    if not math.isfinite(high) or not math.isfinite(low):
-        return f"{number(low, unit)} to {number(high, unit)}"
-    first, last = scale(unit, low), scale(unit, high)
-    if unit not in ("1", "parameters") and first != last:
-        return f"{number(low, unit)} to {number(high, unit)}"
-    decimals = decimals_for(high / last.factor)
-    texts = (digits(value / last.factor, decimals) for value in (low, high))
-    return f"{' to '.join(texts)} {last.unit}".replace(" /", "/").strip()
+        return low
+    value, _, suffix = low.partition(NBSP)
+    return f"{value if suffix == high.partition(NBSP)[2] else low} to {high}"
 
 
 def resolved(row: Row) -> bool:
@@ -232,7 +216,17 @@ def better(name: str) -> str:
     return METRICS[name].better if name in METRICS else ""
 
 
-def sentence_split(text: str) -> tuple[str, str]:
+def capital(text: str) -> str:
+    """The text with its first letter raised."""
+    return text[:1].upper() + text[1:]
+
+
+def first_sentence(text: str) -> tuple[str, str]:
     """First sentence, the rest."""
     parts = re.split(r"(?<=[.!?])\s+(?=[A-Z(])|\n+", text.strip(), maxsplit=1)
     return parts[0], (parts[1].strip() if len(parts) > 1 else "")
+
+
+def slug(text: str) -> str:
+    """A file-name stem: letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:80] or "x"

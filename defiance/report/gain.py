@@ -1,0 +1,283 @@
+"""What the network gains, at home and where the models were never trained."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from defiance.kpm import Row
+from defiance.report import drawing, tables, words
+from defiance.report.figures import Panel, Plot
+from defiance.report.page import Section, section
+from defiance.report.tables import Table
+from defiance.report.view import GENIE, RULE, View, by_place, by_sign, mean
+from defiance.report.words import Scenario
+
+SHORT_REGIMES = {"finetuned-last": "last layer tuned", "finetuned-whole": "whole model tuned"}
+FINE_TUNING = ("generalisation", "training_operations", "communication_bits")
+
+
+def gain(view: View) -> Section | None:
+    """Time in outage under rule, learned function and genie, scenario by scenario."""
+    paragraphs = [_gain_words(view, place, cases) for place, cases in view.home_places.items()]
+    if any(paragraphs):
+        paragraphs.append(_handover_words(view))
+    blocks = [
+        _cut_plot(view),
+        *(_gain_table(view, place, cases) for place, cases in view.home_places.items()),
+        *_front_plots(view, lambda case: case.city == view.home),
+    ]
+    return section("gain", "What the network gains", paragraphs, blocks)
+
+
+def _gain_words(view: View, place: str, cases: Sequence[Scenario]) -> str:
+    cuts = view.cuts(cases, view.lead)
+    if not cuts:
+        return ""
+    signs = by_sign(cuts)
+    who = words.candidate(view.lead, names=words.PROSE)
+    text = f"{place}: {who} has less outage than the rule in {len(signs['better'])} of {len(cuts)} scenarios"
+    if signs["better"]:
+        least = min(signs["better"], key=lambda pair: pair[1].mean)
+        most = max(signs["better"], key=lambda pair: pair[1].mean)
+        text += f", from {_estimate_at(least)} to {_estimate_at(most)} less"
+    text += "."
+    if signs["unresolved"]:
+        text += f" Not resolved, for the interval includes zero: {_listed(signs['unresolved'])}."
+    if signs["worse"]:
+        text += f" Worse than the rule: {_listed(signs['worse'])}."
+    return text
+
+
+def _handover_words(view: View) -> str:
+    """Whether the gain is bought with handovers, what a cap is, and how the regime was picked."""
+    metric = "handovers_per_user_minute"
+    counted = {
+        case.label: own.mean > rule.mean
+        for cases in view.home_places.values()
+        for case, cut in view.cuts(cases, view.lead)
+        if (rule := view.row(metric, RULE, case)) is not None
+        and (own := view.row(metric, cut.candidate, case, cut.regime)) is not None
+    }
+    more = [label for label, is_more in counted.items() if is_more]
+    text = "A cap is the most handovers per user-minute under which rule and learned function were tuned."
+    if more:
+        text += f" Learned handover hands over more often than the rule in: {'; '.join(more)}."
+    elif counted:
+        text += " In none of these scenarios does learned handover hand over more often than the rule."
+    if view.choice_is_stated:
+        text += " The training regime was chosen on validation seeds."
+    else:
+        text += (
+            " The training regime shown is the one with the largest mean cut; Where to train has all of them."
+        )
+    return f"{text} The genie knows the noise-free future: its outage is the floor."
+
+
+def _estimate_at(pair: tuple[Scenario, Row]) -> str:
+    return f"{words.estimate(pair[1])} ({pair[0].case})"
+
+
+def _listed(pairs: Sequence[tuple[Scenario, Row]]) -> str:
+    return "; ".join(f"{case.case}, {words.estimate(row)}" for case, row in pairs)
+
+
+def _gain_table(view: View, place: str, cases: Sequence[Scenario]) -> Table | None:
+    regimes = {name: {row.regime for _, row in view.cuts(cases, name)} for name in view.learned}
+    head = ["scenario", words.candidate(RULE)]
+    for name in view.learned:
+        shared = next(iter(regimes[name])) if len(regimes[name]) == 1 else "none"
+        head += [words.candidate(name, shared), f"cut, {words.candidate(name, names=words.SHORT)}"]
+    rows = []
+    for case in cases:
+        row = [tables.name(case.case), tables.value(view.row("outage_share", RULE, case))]
+        for name in view.learned:
+            cut = view.cut(case, name)
+            own = tables.value(view.row("outage_share", name, case, cut.regime if cut else None))
+            if cut and len(regimes[name]) > 1:
+                own = replace(own, remark=words.REGIMES.get(cut.regime, cut.regime))
+            row += [own, tables.difference(cut)]
+        rows.append((*row, tables.value(view.row("outage_share", GENIE, case))))
+    caption = (
+        f"{place}: share of time in outage with 95 % intervals over seeds. Cut: outage avoided relative to "
+        "the rule, paired by seed."
+    )
+    return tables.table(f"gain-{words.slug(place)}", caption, (*head, "genie's floor"), rows)
+
+
+def _cut_plot(view: View) -> Plot | None:
+    groups = {
+        place: [
+            (position, words.candidate(name, names=words.SHORT), drawing.style(name, view.learned), row)
+            for name in view.learned
+            for position, case in enumerate(cases)
+            if (row := view.cut(case, name)) is not None
+        ]
+        for place, cases in view.home_places.items()
+    }
+    return _difference_plot(
+        "outage-cut",
+        "Outage avoided relative to the tuned A3 rule, with 95 % intervals. Hollow: the interval includes "
+        "zero, not resolved. Left of zero: more outage than the rule.",
+        view.home_places,
+        groups,
+    )
+
+
+def _difference_plot(
+    name: str,
+    caption: str,
+    places: Mapping[str, Sequence[Scenario]],
+    groups: Mapping[str, Sequence[tuple[int, str, drawing.Style, Row]]],
+) -> Plot | None:
+    """One panel of differences per group: (position, label, look, row)."""
+    panels = []
+    for place, found in groups.items():
+        estimates = [
+            drawing.Estimate(position, label, look, row.mean, row.ci_low, row.ci_high)
+            for position, label, look, row in found
+            if math.isfinite(row.mean)
+        ]
+        if estimates:
+            panels.append(
+                Panel(
+                    place,
+                    drawing.differences([case.case for case in places[place]], estimates, "outage_cut", "1"),
+                )
+            )
+    if not panels:
+        return None
+    entries = max(len({label for _, label, _, _ in found}) for found in groups.values())
+    legend_in = 0.24 * math.ceil(entries / drawing.LEGEND_COLUMNS) if entries > 1 else 0.0
+    return Plot(
+        name,
+        caption,
+        "Relative outage cut in each scenario: dots with intervals beside a line at zero.",
+        tuple(panels),
+        width_in=4.6,
+        height_in=1.0 + legend_in + 0.3 * max(len(places[place]) for place in groups),
+        margins_in=(2.15, 0.15, 0.54, 0.38 + legend_in),
+        across=2,
+    )
+
+
+def _front_plots(view: View, wanted: Callable[[Scenario], bool]) -> list[Plot]:
+    fronts = {words.scenario(name): curves for name, curves in view.curves("front").items()}
+    plots = []
+    for place, cases in by_place(case for case in fronts if wanted(case)).items():
+        panels = []
+        for case in cases:
+            same = (case.place, case.speed_kmh, case.load_percent)
+            caps = {
+                other.cap
+                for other in view.scenarios
+                if other.cap is not None and (other.place, other.speed_kmh, other.load_percent) == same
+            }
+            panels.append(Panel(case.case, drawing.fronts(drawing.by_candidate(fronts[case]), sorted(caps))))
+        plots.append(
+            Plot(
+                f"fronts-{words.slug(place)}",
+                f"{place}: time in outage against handovers, for all settings of the rule and all "
+                "thresholds of the learned function. Lower left is better.",
+                "Time in outage against handovers per user-minute for rule, learned functions and genie.",
+                tuple(panels),
+            )
+        )
+    return plots
+
+
+def generalisation(view: View) -> Section | None:
+    """The models in places that they never saw, before and after fine-tuning."""
+    away = by_place(case for case in view.scenarios if case.city != view.home)
+    kinds = {
+        place: list(
+            dict.fromkeys(
+                (row.candidate, row.regime)
+                for row in view.sheet.rows
+                if row.metric == "outage_cut" and row.scenario in {case.name for case in cases}
+            )
+        )
+        for place, cases in away.items()
+    }
+    groups = {
+        place: [
+            (
+                position,
+                SHORT_REGIMES.get(regime, f"{regime}, as it comes"),
+                drawing.style(regime, [regime]),
+                row,
+            )
+            for candidate, regime in kinds[place]
+            if candidate == view.lead
+            for position, case in enumerate(cases)
+            if (row := view.row("outage_cut", candidate, case, regime)) is not None
+        ]
+        for place, cases in away.items()
+    }
+    plot = _difference_plot(
+        "generalisation",
+        f"{words.capital(words.candidate(view.lead, names=words.PROSE))} where it was never trained: outage "
+        "avoided relative to the A3 rule tuned there, with 95 % intervals. Hollow: not resolved. Left of "
+        "zero: more outage than the rule.",
+        away,
+        groups,
+    )
+    found = [_away_table(view, place, cases, kinds[place]) for place, cases in away.items()]
+    tuned = [kind for kind in view.kinds if kind[1].startswith("finetuned")]
+    costs = _by_kind_away(view, tuned)
+    text = [_carry_words(view, place, cases, kinds[place]) for place, cases in away.items()]
+    return section("generalisation", "Does it carry over?", text, [plot, *found, costs])
+
+
+def _away_table(
+    view: View, place: str, cases: Sequence[Scenario], kinds: Sequence[tuple[str, str]]
+) -> Table | None:
+    head = ["scenario", words.candidate(RULE)]
+    head += [f"cut, {words.candidate(*kind, names=words.SHORT)}" for kind in kinds]
+    rows = [
+        (
+            tables.name(case.case),
+            tables.value(view.row("outage_share", RULE, case)),
+            *(tables.difference(view.row("outage_cut", name, case, regime)) for name, regime in kinds),
+            tables.value(view.row("outage_share", GENIE, case)),
+        )
+        for case in cases
+    ]
+    caption = f"{place}: time in outage under the rule, and how much of it each model avoids there."
+    return tables.table(f"generalisation-{words.slug(place)}", caption, (*head, "genie's floor"), rows)
+
+
+def _by_kind_away(view: View, kinds: Sequence[tuple[str, str]]) -> Table | None:
+    """What fine-tuning costs, in the first scenario that has it."""
+    rows = []
+    for name, regime in kinds:
+        cells = [
+            tables.value(next(iter(view.rows(metric, name, regime=regime)), None)) for metric in FINE_TUNING
+        ]
+        rows.append((tables.name(words.candidate(name, regime)), *cells))
+    head = ("candidate", *(words.metric(metric) for metric in FINE_TUNING))
+    return tables.table("fine-tuning", "What fine-tuning costs.", head, rows) if rows else None
+
+
+def _carry_words(view: View, place: str, cases: Sequence[Scenario], kinds: Sequence[tuple[str, str]]) -> str:
+    parts = []
+    for name, regime in kinds:
+        cuts = [
+            (case, row) for case in cases if (row := view.row("outage_cut", name, case, regime)) is not None
+        ]
+        if name != view.lead or not cuts:
+            continue
+        signs = by_sign(cuts)
+        counts = ", ".join(
+            f"{label} in {len(signs[sign])}"
+            for sign, label in (
+                ("better", "less outage"),
+                ("unresolved", "not resolved"),
+                ("worse", "more outage"),
+            )
+            if signs[sign]
+        )
+        model = words.REGIMES.get(regime, f"{regime} model as it comes")
+        parts.append(f"{model}: mean cut {words.number(mean([row.mean for _, row in cuts]), '1')} ({counts})")
+    return f"{place}, of {len(cases)} scenarios. {words.capital('; '.join(parts))}." if parts else ""

@@ -1,0 +1,130 @@
+"""The few numbers at the top of the page and in the terminal, each with its interval and where it holds."""
+
+from __future__ import annotations
+
+import math
+
+from defiance.kpm import METRICS, Row
+from defiance.report import words
+from defiance.report.page import Headline
+from defiance.report.view import GENIE, RULE, View, by_sign
+
+
+def headlines(view: View) -> tuple[Headline, ...]:
+    """Four to six numbers that a reader should take away."""
+    found = (
+        _cut(view),
+        _outage(view),
+        _cost(view, "training_operations", "Operations to train"),
+        _cost(view, "communication_bits", "Reports, data and models sent"),
+        _break_even(view),
+        _cost(view, "inference_latency", "Latency of a decision"),
+    )
+    known = tuple(headline for headline in found if headline is not None)
+    return known if known else _of_any_study(view)
+
+
+def _cut(view: View) -> Headline | None:
+    cuts = view.cuts(view.main, view.lead)
+    if not cuts:
+        return None
+    signs = by_sign(cuts)
+    counts = [
+        f"{name} in {len(signs[sign])} of {len(cuts)} scenarios"
+        for sign, name in (
+            ("better", "less outage"),
+            ("unresolved", "not resolved"),
+            ("worse", "more outage"),
+        )
+        if signs[sign]
+    ]
+    if signs["better"]:
+        case, least = min(signs["better"], key=lambda pair: pair[1].mean)
+        value = words.span([row.mean for _, row in signs["better"]], least.unit)
+        extreme = f"smallest {words.estimate(least)} at {case.case}"
+    else:
+        case, least = max(cuts, key=lambda pair: pair[1].mean)
+        value = "not resolved" if signs["unresolved"] else "more outage"
+        extreme = f"largest {words.estimate(least)} at {case.case}"
+    others = [
+        f"{place}: less outage in {len(by_sign(pairs)['better'])} of {len(pairs)}"
+        for place, cases in list(view.home_places.items())[1:]
+        if (pairs := view.cuts(cases, view.lead))
+    ]
+    detail = words.capital("; ".join([*counts, extreme, *others])) + "."
+    return Headline("Outage avoided against the tuned A3 rule", value, detail, least.provenance)
+
+
+def _outage(view: View) -> Headline | None:
+    if view.reference is None:
+        return None
+    case, cut = view.reference
+    rule = view.row("outage_share", RULE, case)
+    learned = view.row("outage_share", cut.candidate, case, cut.regime)
+    genie = view.row("outage_share", GENIE, case)
+    if rule is None or learned is None:
+        return None
+    value = f"{words.number(rule.mean, rule.unit)} → {words.number(learned.mean, learned.unit)}"
+    parts = [f"A3 {words.estimate(rule)}", f"learned {words.estimate(learned)}"]
+    parts += [f"genie's floor {words.estimate(genie)}"] if genie else []
+    where = "where the least is gained" if words.resolved(cut) else "in the first scenario"
+    return Headline(f"Time in outage {where}", value, f"{'; '.join(parts)}; {case.case}.", learned.provenance)
+
+
+def _cost(view: View, metric: str, label: str) -> Headline | None:
+    if view.reference is None:
+        return None
+    case, cut = view.reference
+    row = view.nearest(metric, cut.candidate, case.name, cut.regime)
+    if row is None:
+        return None
+    value, interval = words.interval(row.mean, row.ci_low, row.ci_high, row.unit)
+    parts = [interval, words.candidate(cut.candidate, cut.regime)]
+    if metric == "training_operations":
+        ends = [
+            curve for curves in view.curves("learning").values() for curve in curves
+            if (curve.candidate, curve.regime) == (cut.candidate, cut.regime)
+        ]  # fmt: skip
+        parts.insert(1, words.number(ends[0].x[-1], ends[0].x_unit) if ends else "")
+    parts.append(case.case if row.scenario == case.name else "")
+    return Headline(label, value, words.capital("; ".join(filter(None, parts))) + ".", row.provenance)
+
+
+def _break_even(view: View) -> Headline | None:
+    found = [
+        (case, row)
+        for case, cut in view.cuts(view.main, view.lead)
+        if (row := view.row("break_even_time", cut.candidate, case, cut.regime)) is not None
+        and not math.isnan(row.mean)
+    ]
+    if not found:
+        return None
+    paid = [(case, row) for case, row in found if math.isfinite(row.mean)]
+    never = len(found) - len(paid)
+    if not paid:
+        return Headline(
+            "Training pays back", "never", f"In none of {never} scenarios.", found[0][1].provenance
+        )
+    case, longest = max(paid, key=lambda pair: pair[1].mean)
+    value = words.span([row.mean for _, row in paid], "s") + (" or never" if never else "")
+    detail = f"Never in {never} of {len(found)} scenarios; " if never else f"In all {len(found)} scenarios; "
+    detail += f"longest {words.estimate(longest)} at {case.case}."
+    return Headline("Training pays back after", value, detail, longest.provenance)
+
+
+def _of_any_study(view: View) -> tuple[Headline, ...]:
+    """For studies without an outage cut: the first metrics of the first candidate that is not the rule."""
+    name = next(iter(view.learned), next(iter(view.candidates), ""))
+    rows: dict[str, Row] = {}
+    for row in view.sheet.rows:
+        if row.candidate == name:
+            rows.setdefault(row.metric, row)
+    order = {metric: place for place, metric in enumerate(METRICS)}
+    chosen = sorted(rows.values(), key=lambda row: order.get(row.metric, len(order)))[:6]
+    made = []
+    for row in chosen:
+        value, interval = words.interval(row.mean, row.ci_low, row.ci_high, row.unit)
+        parts = [interval, words.candidate(row.candidate, row.regime), words.scenario(row.scenario).label]
+        detail = "; ".join(filter(None, parts))
+        made.append(Headline(words.capital(words.metric(row.metric)), value, detail, row.provenance))
+    return tuple(made)
