@@ -1,0 +1,218 @@
+"""Handover: the A3 rule, the learned function and a genie, side by side under one signature.
+
+Each is a `defiance.network.simulate.Policy`: `initial` gives the memory of all users, `decide` maps memory and observation
+to the next memory and the wanted cell. Parameters may differ by world (`[W]`), so a grid of settings runs as one batch.
+
+    rule      RSRP ── L3 filter ── offset, hysteresis, time to trigger ───────────────▶ strongest neighbour, or stay
+    learned   RSRP of the last second, Xn table ── model of the serving station ── V ──▶ argmax V if it gains enough
+    genie     noise-free future of every cell ── dynamic programme over the horizon ──▶ its plan
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from defiance.network.simulate import Observation, l3_filter
+from defiance.network.state import NONE
+
+HISTORY = 10
+"""Measurements that the learned function looks back: about one second."""
+
+
+# --- the rule ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class A3Memory:
+    """Memory of the rule: L3-filtered RSRP `[W, U, C]`, time each neighbour has fulfilled A3 `[W, U, C]`, serving cell."""
+
+    filtered_dbm: Tensor
+    triggered_s: Tensor
+    serving: Tensor
+
+
+@dataclass(frozen=True)
+class A3:
+    """Event A3 of TS 38.331 clause 5.5.4.4: a neighbour becomes offset better than the serving cell.
+
+    Enters when Mn - Hys > Ms + Off, leaves when Mn + Hys < Ms + Off, reports once it has held for the time to trigger,
+    and again at every measurement while it holds (reports may be lost).
+
+    Attributes:
+        offset_db: Off, a number or `[W]`.
+        hysteresis_db: Hys, a number or `[W]`.
+        time_to_trigger_s: TTT, a number or `[W]`.
+        filter_k: k of the L3 filter, a number or `[W]`.
+        period_s: time between two measurements.
+        period_steps: the same in steps of the simulator.
+    """
+
+    offset_db: Tensor | float
+    hysteresis_db: Tensor | float
+    time_to_trigger_s: Tensor | float
+    filter_k: Tensor | float
+    period_s: float = 0.1
+    period_steps: int = 5
+    placement: Literal["device", "station"] = "device"
+
+    def initial(self, worlds: int, users: int, cells: int) -> A3Memory:
+        """Nothing measured yet."""
+        unknown = torch.full((worlds, users, cells), torch.nan)
+        return A3Memory(unknown, torch.full_like(unknown, -1.0), torch.full((worlds, users), NONE))
+
+    def decide(self, memory: A3Memory, observation: Observation) -> tuple[A3Memory, Tensor]:
+        """The strongest neighbour that has fulfilled A3 for the time to trigger."""
+        return a3_step(memory, observation, self)
+
+
+def a3_step(memory: A3Memory, observation: Observation, rule: A3) -> tuple[A3Memory, Tensor]:
+    """One measurement of the A3 rule, `[W, U, C]`; see `A3`."""
+    measured = observation.rsrp_dbm
+    k = _per_world(rule.filter_k)
+    filtered = torch.where(
+        memory.filtered_dbm.isnan(), measured, l3_filter(memory.filtered_dbm, measured, k, rule.period_s)
+    )
+    serving = observation.serving.long()
+    own = filtered.gather(-1, serving[..., None])
+    margin = filtered - own - _per_world(rule.offset_db)
+    hysteresis = _per_world(rule.hysteresis_db)
+    same_cell = (serving == memory.serving)[..., None]
+    held_s = torch.where(same_cell, memory.triggered_s, -1.0)
+    was_in = held_s >= 0
+    inside = torch.where(was_in, margin + hysteresis >= 0, margin - hysteresis > 0)
+    held_s = torch.where(inside, torch.where(was_in, held_s + rule.period_s, 0.0), -1.0)
+    held_s = held_s.scatter(-1, serving[..., None], -1.0)
+    due = held_s >= _per_world(rule.time_to_trigger_s) - 1e-6
+    due &= held_s >= 0
+    best = filtered.masked_fill(~due, -torch.inf).argmax(-1)
+    return A3Memory(filtered, held_s, serving), torch.where(due.any(-1), best, NONE)
+
+
+# --- its learned rival ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LearnedMemory:
+    """Memory of the learned function: the last measurements, newest last, `[W, U, HISTORY, C]`."""
+
+    history_dbm: Tensor
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Moves when the model of the serving station expects to gain more than a threshold.
+
+    The model maps what was measured in the last second to V `[.., C]`: what being served by each cell is worth over the
+    next second or two, as a regret against the best cell (see `defiance.control.experience`).
+
+    Attributes:
+        model: V of measurements `[n, HISTORY, C]` in dBm and serving cells `[n]`.
+        threshold: gain that a handover must promise, in periods of outage; a number or `[W]`.
+        placement: `station` sees reports, `device` its own measurements.
+        period_steps: steps between two decisions.
+    """
+
+    model: ValueModel
+    threshold: Tensor | float
+    placement: Literal["device", "station"]
+    period_steps: int
+
+    def initial(self, worlds: int, users: int, cells: int) -> LearnedMemory:
+        """Nothing measured yet."""
+        return LearnedMemory(torch.full((worlds, users, HISTORY, cells), torch.nan))
+
+    def decide(self, memory: LearnedMemory, observation: Observation) -> tuple[LearnedMemory, Tensor]:
+        """The cell of highest value, if it beats the serving cell's by more than the threshold."""
+        newest = observation.rsrp_dbm[:, :, None]
+        history = torch.where(
+            observation.fresh[..., None, None],
+            torch.cat([memory.history_dbm[:, :, 1:], newest], 2),
+            memory.history_dbm,
+        )
+        history = torch.where(history.isnan(), newest, history)
+        serving = observation.serving.long()
+        value = self.model.value(history.flatten(0, 1), serving.flatten()).view(*serving.shape, -1)
+        best = value.max(-1)
+        gain = best.values - value.gather(-1, serving[..., None]).squeeze(-1)
+        threshold = torch.as_tensor(self.threshold)
+        go = observation.fresh & (gain > (threshold[:, None] if threshold.dim() else threshold))
+        return LearnedMemory(history), torch.where(go, best.indices, NONE)
+
+
+# --- the bound --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Genie:
+    """Follows a plan made from the noise-free future.
+
+    Attributes:
+        plan: cell to be served by in every period, `[T, W, U]` int8 (see `genie_plan`).
+    """
+
+    plan: Tensor
+    period_steps: int = 5
+    placement: Literal["device", "station"] = "device"
+
+    def initial(self, worlds: int, users: int, cells: int) -> None:
+        """The genie remembers nothing: it knows."""
+
+    def decide(self, memory: None, observation: Observation) -> tuple[None, Tensor]:
+        """The plan's cell for the period after the handover's execution."""
+        period = min(observation.steps // self.period_steps + 1, len(self.plan) - 1)
+        return None, self.plan[period].long()
+
+
+def hindsight_values(reward: Tensor, handover_cost: Tensor | float, discount: float) -> Tensor:
+    """What being served by each cell is worth when the future is known: dynamic programming backwards in time.
+
+        V_t(c) = r_t(c) + gamma max( V_{t+1}(c), max_d V_{t+1}(d) - h )
+
+    A handover that is decided in period t serves from t + 1 on and costs h (interruption, signalling).
+
+    Args:
+        reward: r, `[T, n, C]`.
+        handover_cost: h in periods of outage, a number or `[n]`.
+        discount: gamma; 1 for the whole horizon.
+
+    Returns:
+        V, `[T, n, C]`.
+    """
+    cost = torch.as_tensor(handover_cost)
+    cost = cost[:, None] if cost.dim() else cost
+    values = torch.empty_like(reward)
+    ahead = torch.zeros_like(reward[0])
+    for t in range(len(reward) - 1, -1, -1):
+        ahead = reward[t] + discount * torch.maximum(ahead, ahead.amax(-1, keepdim=True) - cost)
+        values[t] = ahead
+    return values
+
+
+def genie_plan(reward: Tensor, handover_cost: Tensor | float, first: Tensor) -> Tensor:
+    """Best cell in every period for one handover cost, `[T, n]` int8, with `reward` as in `hindsight_values`.
+
+    Args:
+        reward: noise-free, `[T, n, C]`.
+        handover_cost: Lagrangian price of a handover; sweeping it draws the genie's front. A number or `[n]`.
+        first: cell at the start, `[n]`.
+    """
+    values = hindsight_values(reward, handover_cost, 1.0)
+    cost = torch.as_tensor(handover_cost)
+    plan = torch.empty(reward.shape[:2], dtype=torch.int8)
+    cell = first.long()
+    for t in range(len(reward)):
+        plan[t] = cell.to(torch.int8)
+        if t + 1 < len(reward):
+            stay = values[t + 1].gather(-1, cell[:, None]).squeeze(-1)
+            best = values[t + 1].max(-1)
+            cell = torch.where(best.values - cost > stay, best.indices, cell)
+    return plan
+
+
+def _per_world(value: Tensor | float) -> Tensor:
+    tensor = torch.as_tensor(value)
+    return tensor[:, None, None] if tensor.dim() else tensor

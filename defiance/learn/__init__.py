@@ -1,0 +1,1 @@
+"""Learning on base stations: one training loop, regimes as mixing matrices."""

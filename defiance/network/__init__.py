@@ -1,0 +1,1 @@
+"""Many users and cells over time: movement, fading, measurements, radio-link monitoring, load and energy."""

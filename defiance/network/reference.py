@@ -1,0 +1,206 @@
+"""The network's step as one tensor program: the reference, and the path on a GPU.
+
+Everything a user or a cell does in `RadioConfig.step_s` seconds stands here once, batch first `[W, U, C]`; `kernel.step`
+is the same function as a fused CPU loop.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from defiance.network.settings import SPEED_OF_LIGHT_MPS, RadioConfig
+from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
+from defiance.network.world import World
+from defiance.scene.streets import ROUTE_SPACING_M
+
+
+def step(world: World, state: State, config: RadioConfig, steps: int = 1) -> State:
+    """Advances all worlds by `steps` steps of `config.step_s`.
+
+    Pure: draws live in `world`, so two calls with the same arguments return the same state. Order within a step:
+    movement, received powers, handover procedures, radio-link monitoring, scheduling. The load that interferes is that
+    of the step before.
+
+    Args:
+        world: constants, `[W, U, ...]`.
+        state: see `State`; `target` and `command_steps` carry the handover commands.
+        config: the carrier and the procedures' timers.
+        steps: how many steps.
+    """
+    for _ in range(steps):
+        state = _step(world, state, config)
+    return state
+
+
+def position_m(world: World, travelled_m: Tensor) -> Tensor:
+    """Position at a distance along the route, `[W, U] -> [W, U, 2]` float64."""
+    points = world.route_m.shape[2]
+    along = (travelled_m / ROUTE_SPACING_M).clamp(max=points - 1.000001)
+    point = along.long()
+    part = (along - point)[..., None]
+    index = point[..., None, None].expand(*point.shape, 1, 2)
+    start = world.route_m.gather(2, index).squeeze(2).double()
+    end = world.route_m.gather(2, index + 1).squeeze(2).double()
+    return start * (1 - part) + end * part
+
+
+def path_gain_db(world: World, position: Tensor) -> Tensor:
+    """Bilinear path gain in dB at positions `[..., 2]`, `[..., C]`."""
+    position = position.double()
+    rows, columns, _ = world.gain_db.shape
+    column = ((position[..., 0] - world.origin_m[0]) / world.resolution_m).clamp(0, columns - 1.000001)
+    row = ((position[..., 1] - world.origin_m[1]) / world.resolution_m).clamp(0, rows - 1.000001)
+    i, j = row.long(), column.long()
+    fy, fx = (row - i).float()[..., None], (column - j).float()[..., None]
+    gain = world.gain_db
+    return (
+        (1 - fy) * (1 - fx) * gain[i, j]
+        + (1 - fy) * fx * gain[i, j + 1]
+        + fy * (1 - fx) * gain[i + 1, j]
+        + fy * fx * gain[i + 1, j + 1]
+    )
+
+
+def fading_power(world: World, fading_turns: Tensor) -> Tensor:
+    """|h|^2 of every link, mean 1: a sum of sinusoids whose autocorrelation is J0(2 pi d / lambda).
+
+    Jakes' spectrum with one scatterer per sector of angles and a random offset per link, so that the ensemble's
+    autocorrelation is exact for any number of scatterers (Clarke 1968; Zheng and Xiao 2003). A function of the distance
+    alone: no policy can change a draw.
+
+    Args:
+        world: directions and phases, `[W, U, N, C]`.
+        fading_turns: wavelengths travelled, `[W, U]` float64.
+    """
+    turns = fading_turns[..., None, None] * world.fading_direction + world.fading_phase
+    angle = (2 * math.pi * (turns - torch.floor(turns))).float()
+    return (torch.cos(angle).sum(-2).square() + torch.sin(angle).sum(-2).square()) / angle.shape[-2]
+
+
+def _step(world: World, state: State, config: RadioConfig) -> State:
+    dt = config.step_s
+    # movement
+    moving = state.stopped_s <= 0
+    speed = torch.where(moving, world.speed_mps, 0.0).double()
+    travelled = state.travelled_m + speed * dt
+    arrived = torch.floor(travelled / world.stop_spacing_m) > torch.floor(
+        state.travelled_m / world.stop_spacing_m
+    )
+    stopped = torch.where(moving, torch.where(arrived, world.stop_s, state.stopped_s), state.stopped_s - dt)
+    waves_per_m = world.carrier_hz / SPEED_OF_LIGHT_MPS
+    fading_turns = state.fading_turns + speed.clamp(min=config.environment_mps) * dt * waves_per_m
+
+    # received power of every cell, [W, U, C]
+    received = (
+        torch.pow(10.0, (path_gain_db(world, position_m(world, travelled)) + config.tx_power_dbm) / 10)
+        * fading_power(world, fading_turns)
+    ).float()
+    total = (state.load[:, None] * received).sum(-1)
+
+    # commands that arrive start the execution; the ring restarts and follows the target
+    starts = (state.status == CONNECTED) & (state.target != NONE) & (state.command_steps <= 0)
+    waiting = (state.status == CONNECTED) & (state.target != NONE) & ~starts
+    status = torch.where(starts, EXECUTING, state.status)
+    timer = torch.where(starts, max(1, config.steps(config.execution_s)), state.timer_steps)
+    window = torch.where(starts, 0, state.window_steps)
+    stay = state.stay_steps + 1
+    executing, reestablishing, connected = status == EXECUTING, status == REESTABLISHING, status == CONNECTED
+    timer = torch.where(executing | reestablishing, timer - 1, timer)
+
+    # the ring of radio-link monitoring
+    cell = torch.where(executing, state.target, state.serving).long()
+    signal = received.gather(-1, cell[..., None]).squeeze(-1)
+    own_load = state.load[:, None].expand_as(received).gather(-1, cell[..., None]).squeeze(-1)
+    noise_mw = 10 ** (config.noise_dbm / 10)
+    disturbance = (total - own_load * signal).clamp(min=0) + noise_mw
+    size = state.signal_mw.shape[-1]
+    slot = state.ring[:, None, None].expand(*cell.shape, 1).long()
+    write = ~reestablishing[..., None]
+    signal_ring = torch.where(write, state.signal_mw.scatter(-1, slot, signal[..., None]), state.signal_mw)
+    disturbance_ring = torch.where(
+        write, state.interference_mw.scatter(-1, slot, disturbance[..., None]), state.interference_mw
+    )
+    window = torch.where(reestablishing, window, (window + 1).clamp(max=size))
+    age = (slot - torch.arange(size, device=slot.device)) % size
+    recent = age < window[..., None]
+    qin_recent = recent & (age < config.steps(config.qin_window_s))
+    s_in, i_in = (signal_ring * qin_recent).sum(-1), (disturbance_ring * qin_recent).sum(-1)
+    below_qout = (signal_ring * recent).sum(-1) < 10 ** (config.qout_db / 10) * (
+        disturbance_ring * recent
+    ).sum(-1)
+    above_qin = s_in > 10 ** (config.qin_db / 10) * i_in
+
+    # radio-link monitoring: N310, T310, N311
+    out_of_sync = torch.where(connected, torch.where(below_qout, state.out_of_sync + 1, 0), state.out_of_sync)
+    start_t310 = connected & below_qout & (state.t310_steps == NONE) & (out_of_sync >= config.n310)
+    t310 = torch.where(start_t310, 0, state.t310_steps)
+    running = connected & (t310 != NONE)
+    in_sync = torch.where(start_t310, 0, state.in_sync)
+    in_sync = torch.where(running, torch.where(above_qin, in_sync + 1, 0), in_sync)
+    recovered = running & (in_sync >= config.n311)
+    t310 = torch.where(recovered, NONE, torch.where(running, t310 + 1, t310))
+    link_failed = running & ~recovered & (t310 > config.steps(config.t310_s))
+
+    # ends of procedures
+    completes = executing & (timer <= 0)
+    handover_failed = completes & below_qout
+    succeeded = completes & ~below_qout
+    ping_pong = succeeded & (cell == state.previous) & (stay <= config.steps(config.ping_pong_s))
+    reconnects = reestablishing & (timer <= 0)
+    best = state.rsrp_dbm.argmax(-1).int()
+    serving = torch.where(succeeded, cell.int(), torch.where(reconnects, best, state.serving))
+    previous = torch.where(succeeded, state.serving, torch.where(reconnects, NONE, state.previous))
+    failed = link_failed | handover_failed
+    status = torch.where(failed, REESTABLISHING, torch.where(succeeded | reconnects, CONNECTED, status))
+    timer = torch.where(failed, max(1, config.steps(config.reestablishment_s)), timer)
+    fresh = completes | reconnects
+
+    # scheduling: equal share of the PRBs that background traffic leaves
+    rate_bps = config.bandwidth_hz * (config.rate_attenuation * torch.log2(1 + signal / disturbance)).clamp(
+        max=config.rate_max_bps_hz
+    )
+    pool = (1 - world.background_load).clamp(min=config.foreground_share)
+    users_of_cell = torch.zeros_like(state.load).scatter_add_(1, cell, connected.float())
+    share = pool.gather(1, cell) / users_of_cell.gather(1, cell).clamp(min=1)
+    share = torch.where(world.demand_bps < share * rate_bps, world.demand_bps / rate_bps, share) * connected
+    used = torch.zeros_like(state.load).scatter_add_(1, cell, share.float())
+    load = (world.background_load + used).clamp(max=1)
+
+    def count(total: Tensor, event: Tensor) -> Tensor:
+        return total + event.int()
+
+    return State(
+        travelled_m=travelled,
+        stopped_s=stopped.float(),
+        fading_turns=fading_turns,
+        serving=serving.int(),
+        status=status.int(),
+        timer_steps=timer.int(),
+        target=torch.where(completes | failed, NONE, state.target).int(),
+        command_steps=torch.where(waiting, state.command_steps - 1, state.command_steps).int(),
+        previous=previous.int(),
+        stay_steps=torch.where(succeeded | reconnects, 0, stay).int(),
+        signal_mw=signal_ring,
+        interference_mw=disturbance_ring,
+        window_steps=torch.where(fresh, 0, window).int(),
+        t310_steps=torch.where(fresh | link_failed, NONE, t310).int(),
+        out_of_sync=torch.where(fresh, 0, out_of_sync).int(),
+        in_sync=torch.where(fresh, 0, in_sync).int(),
+        sinr=torch.where(connected & ~link_failed, s_in / i_in.clamp(min=1e-30), 0.0),
+        rsrp_sum_mw=state.rsrp_sum_mw + received,
+        rsrp_dbm=state.rsrp_dbm,
+        load=load,
+        ring=((state.ring + 1) % size).int(),
+        measured_steps=state.measured_steps + 1,
+        outage_steps=count(state.outage_steps, executing | reestablishing | (connected & below_qout)),
+        interrupted_steps=count(state.interrupted_steps, executing),
+        handovers=count(state.handovers, succeeded),
+        ping_pongs=count(state.ping_pongs, ping_pong),
+        link_failures=count(state.link_failures, link_failed),
+        handover_failures=count(state.handover_failures, handover_failed),
+        bits=state.bits + share.double() * rate_bps * dt,
+        load_steps=state.load_steps + load,
+    )

@@ -1,0 +1,94 @@
+"""Constants of the simulated carrier and of its mobility procedures.
+
+One frozen dataclass; every default names the clause or the document that it is taken from.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+SPEED_OF_LIGHT_MPS = 299_792_458.0
+BOLTZMANN_DBM_PER_HZ = -173.975  # k T at 290 K
+
+
+@dataclass(frozen=True)
+class RadioConfig:
+    """What every user and cell of a run shares.
+
+    Attributes of time are rounded to whole steps by the simulator. Sources: TR 36.839 clause 5.2 and table
+    5.2.1.1-1 (Qout, Qin, T310, N310, N311, preparation and execution delay, time of stay of a ping-pong),
+    TS 38.133 clause 8.1 (evaluation periods of radio-link monitoring), TS 38.213 clause 4.1 (SS burst period 20 ms),
+    TR 36.942 annex A (attenuated Shannon rate).
+    """
+
+    step_s: float = field(
+        default=0.02, metadata={"min": 0.001, "max": 0.02, "unit": "s", "help": "simulator step"}
+    )
+    bandwidth_hz: float = field(
+        default=20e6, metadata={"min": 1e6, "max": 4e8, "unit": "Hz", "help": "carrier"}
+    )
+    tx_power_dbm: float = field(
+        default=44.0, metadata={"min": 0.0, "max": 60.0, "unit": "dBm", "help": "per cell"}
+    )
+    noise_figure_db: float = field(
+        default=7.0, metadata={"min": 0.0, "max": 20.0, "unit": "dB", "help": "of a user"}
+    )
+    resource_elements: int = field(
+        default=612, metadata={"min": 12, "max": 4000, "help": "subcarriers of the carrier: 51 PRB at 30 kHz"}
+    )
+    qout_db: float = field(
+        default=-8.0, metadata={"min": -20.0, "max": 0.0, "unit": "dB", "help": "out of sync"}
+    )
+    qin_db: float = field(default=-6.0, metadata={"min": -20.0, "max": 5.0, "unit": "dB", "help": "in sync"})
+    qout_window_s: float = field(
+        default=0.2, metadata={"min": 0.02, "max": 2.0, "unit": "s", "help": "Qout mean"}
+    )
+    qin_window_s: float = field(
+        default=0.1, metadata={"min": 0.02, "max": 2.0, "unit": "s", "help": "Qin mean"}
+    )
+    n310: int = field(
+        default=1, metadata={"min": 1, "max": 20, "help": "out-of-sync indications that start T310"}
+    )
+    n311: int = field(default=1, metadata={"min": 1, "max": 10, "help": "in-sync indications that stop T310"})
+    t310_s: float = field(default=1.0, metadata={"min": 0.0, "max": 6.0, "unit": "s", "help": "until RLF"})
+    preparation_s: float = field(
+        default=0.05, metadata={"min": 0.0, "max": 1.0, "unit": "s", "help": "over Xn"}
+    )
+    execution_s: float = field(
+        default=0.04, metadata={"min": 0.0, "max": 1.0, "unit": "s", "help": "interruption"}
+    )
+    reestablishment_s: float = field(
+        default=0.3,
+        metadata={"min": 0.0, "max": 5.0, "unit": "s", "help": "cell search, RACH, RRC after an RLF"},
+    )
+    air_delay_s: float = field(
+        default=0.005,
+        metadata={"min": 0.0, "max": 0.1, "unit": "s", "help": "a report or a command in the air"},
+    )
+    ping_pong_s: float = field(
+        default=1.0, metadata={"min": 0.0, "max": 10.0, "unit": "s", "help": "time of stay"}
+    )
+    environment_mps: float = field(
+        default=0.83,
+        metadata={"min": 0.0, "max": 50.0, "unit": "m/s", "help": "moving scatterers: least Doppler"},
+    )
+    scatterers: int = field(
+        default=8, metadata={"min": 4, "max": 64, "help": "sinusoids of the Jakes process"}
+    )
+    rate_attenuation: float = field(default=0.6, metadata={"min": 0.1, "max": 1.0, "help": "TR 36.942 alpha"})
+    rate_max_bps_hz: float = field(
+        default=7.4, metadata={"min": 1.0, "max": 10.0, "unit": "bit/s/Hz", "help": "cap"}
+    )
+    foreground_share: float = field(
+        default=0.25, metadata={"min": 0.0, "max": 1.0, "help": "PRBs that background traffic never takes"}
+    )
+
+    @property
+    def noise_dbm(self) -> float:
+        """Thermal noise over the carrier at the user's receiver."""
+        return BOLTZMANN_DBM_PER_HZ + 10 * math.log10(self.bandwidth_hz) + self.noise_figure_db
+
+    def steps(self, duration_s: float) -> int:
+        """Whole steps that cover `duration_s`."""
+        return max(0, math.ceil(duration_s / self.step_s - 1e-9))

@@ -1,0 +1,329 @@
+"""The loop around the step: the network measures, a policy decides, messages travel over links, the network executes.
+
+One period of a policy is a whole number of steps::
+
+    step ... step | measure ──(report over the uplink)──▶ decide ──(Xn preparation)──▶ command over the downlink ──▶ step
+
+A policy on the device decides from its own measurement and sends a request; one at the base station sees only the
+reports that arrived.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from defiance.link import PURPOSES, Deliveries, LossyLink, Packets, loss_from_sinr
+from defiance.network import kernel, reference
+from defiance.network.settings import RadioConfig
+from defiance.network.state import CONNECTED, NONE, State, initial
+from defiance.network.world import World
+from defiance.seeding import Stream
+
+RSRP_FLOOR_DBM = -128.0
+"""Weakest RSRP a user detects: noise of one 30 kHz resource element at 7 dB noise figure and TS 38.133's SSB Es/Iot of -6 dB."""
+
+REPORT_CELL_BITS, REPORT_HEADER_BITS = 17, 40
+"""TS 38.331 MeasurementReport: 10 bits of physical cell identity and 7 of RSRP per cell, and about 5 bytes around them."""
+
+COMMAND_BITS = 2000
+"""RRCReconfiguration with a mobility command, about 250 bytes."""
+
+PREPARATION_BITS = 2 * 4000
+"""HANDOVER REQUEST and its acknowledgement over Xn (TS 38.423), about 500 bytes each."""
+
+
+def report_bits(cells: int) -> int:
+    """Bits of a measurement report that names `cells` cells."""
+    return REPORT_HEADER_BITS + cells * REPORT_CELL_BITS
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a decision may see.
+
+    Attributes:
+        rsrp_dbm: last measurement per cell, `[W, U, C]`; `RSRP_FLOOR_DBM` where a cell was not heard or not reported.
+        serving: serving cell, `[W, U]`.
+        fresh: whether this measurement reached the decider, `[W, U]`.
+        steps: steps since the start.
+    """
+
+    rsrp_dbm: Tensor
+    serving: Tensor
+    fresh: Tensor
+    steps: int
+
+
+class Policy(Protocol):
+    """Who decides on handovers: a rule, its learned rival or the genie (see `defiance.control.handover`)."""
+
+    placement: Literal["device", "station"]
+    period_steps: int
+
+    def initial(self, worlds: int, users: int, cells: int) -> Any:
+        """Memory before the first observation."""
+
+    def decide(self, memory: Any, observation: Observation) -> tuple[Any, Tensor]:
+        """Next memory and the wanted cell, `[W, U]` int64, NONE to stay."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """What a run recorded per period, time first.
+
+    Attributes:
+        rsrp_dbm: what the decider saw, `[T, W, U, C]` int8 in whole dB.
+        serving: `[T, W, U]` int8.
+        fresh: `[T, W, U]` bool.
+        sinr_db: mean over the Qin window, `[T, W, U]` float16; nan while not connected.
+        outage_steps: steps in outage so far, `[T, W, U]` int32.
+        position_m: `[T, W, U, 2]` float32.
+    """
+
+    rsrp_dbm: Tensor
+    serving: Tensor
+    fresh: Tensor
+    sinr_db: Tensor
+    outage_steps: Tensor
+    position_m: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        state: the last state with all its counts.
+        duration_s: simulated time.
+        bits: bits sent over the air per purpose of `defiance.link.PURPOSES`, `[W, len(PURPOSES)]`.
+        messages, lost: messages sent and lost in the air, `[W]`.
+        prepared: handovers prepared over Xn, `PREPARATION_BITS` each, `[W]`.
+        decisions: decisions taken, `[W]`.
+        log: what was recorded, if anything was.
+    """
+
+    state: State
+    duration_s: float
+    bits: Tensor
+    messages: Tensor
+    lost: Tensor
+    prepared: Tensor
+    decisions: Tensor
+    log: Log | None
+
+
+def sinr_db(state: State) -> Tensor:
+    """SINR towards the serving cell averaged over the Qin window, `[W, U]`; -inf while not connected."""
+    return 10 * torch.log10(state.sinr)
+
+
+def measure(state: State, config: RadioConfig) -> State:
+    """Layer-1 filtering: the mean received power per resource element since the last measurement, then a fresh start."""
+    mean = state.rsrp_sum_mw / state.measured_steps.clamp(min=1)[:, None, None]
+    rsrp = 10 * torch.log10((mean / config.resource_elements).clamp(min=1e-20))
+    return replace(
+        state,
+        rsrp_dbm=rsrp.clamp(min=RSRP_FLOOR_DBM),
+        rsrp_sum_mw=torch.zeros_like(state.rsrp_sum_mw),
+        measured_steps=torch.zeros_like(state.measured_steps),
+    )
+
+
+def l3_filter(filtered_dbm: Tensor, measured_dbm: Tensor, k: Tensor | float, period_s: float) -> Tensor:
+    """Layer-3 filtering of TS 38.331 clause 5.5.3.2: F = (1 - a) F + a M, a = 1/2^(k/4) at one measurement per 200 ms.
+
+    At another rate `a` is adapted so that the filter keeps its time constant, as the clause demands.
+    """
+    a = torch.as_tensor(k, dtype=torch.float32).mul(-0.25).exp2()
+    a = 1 - (1 - a) ** (period_s / 0.2)
+    return filtered_dbm + a * (measured_dbm - filtered_dbm)
+
+
+def reported(rsrp_dbm: Tensor, serving: Tensor, neighbours: int = 8) -> Tensor:
+    """What a periodic report carries (TS 38.331, 38.133): the serving cell and the strongest neighbours, in 1 dB steps.
+
+    Args:
+        rsrp_dbm: `[W, U, C]`.
+        serving: `[W, U]`.
+        neighbours: at most so many others.
+
+    Returns:
+        `[W, U, C]`, `RSRP_FLOOR_DBM` for every other cell.
+    """
+    is_serving = torch.nn.functional.one_hot(serving.long(), rsrp_dbm.shape[-1]).bool()
+    ranked = rsrp_dbm.masked_fill(is_serving, torch.inf)
+    count = min(neighbours + 1, rsrp_dbm.shape[-1])
+    weakest = ranked.topk(count, dim=-1).values[..., -1:]
+    return torch.where(ranked >= weakest, rsrp_dbm.round(), RSRP_FLOOR_DBM)
+
+
+@torch.no_grad()
+def simulate(
+    world: World,
+    config: RadioConfig,
+    policy: Policy,
+    stream: Stream,
+    *,
+    duration_s: float,
+    record: bool = False,
+    warm_up_s: float = 1.0,
+    advance: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Runs all worlds under one policy.
+
+    Args:
+        world: drawn once, the same for every policy.
+        config: carrier and procedures.
+        policy: who decides.
+        stream: draws of the messages' losses; a draw belongs to the world, user, time and kind of message.
+        duration_s: simulated time after the warm-up.
+        record: keep a `Log`.
+        warm_up_s: time before counting starts (filters and histories fill).
+        advance: called with the steps done, for progress bars.
+    """
+    worlds, users, cells = world.shape
+    step = kernel.step_in_place if world.gain_db.device.type == "cpu" else reference.step
+    state = initial(world, config, reference.path_gain_db(world, world.route_m[:, :, 0]).argmax(-1))
+    memory = policy.initial(worlds, users, cells)
+    messenger = _Messenger(world, config, stream)
+    period_s = policy.period_steps * config.step_s
+    handling_s = config.air_delay_s + config.preparation_s
+    until_command = min(config.steps(handling_s), policy.period_steps)
+    counting_from = math.ceil(warm_up_s / period_s)
+    periods = counting_from + max(1, round(duration_s / period_s))
+    wanted = torch.full((worlds, users), NONE, dtype=torch.int64)
+    frames: list[tuple[Tensor, ...]] = []
+    start = state.clone()
+    for period in range(periods):
+        if period == counting_from:
+            start = state.clone()
+            messenger.reset()
+        # requests of the last decision are prepared, commanded, executed
+        now_s = period * period_s
+        state = step(world, state, config, until_command)
+        state = messenger.command(state, wanted, period, now_s + handling_s)
+        state = step(world, state, config, policy.period_steps - until_command)
+        state = measure(state, config)
+        now_s += period_s
+        seen = state.rsrp_dbm
+        fresh = state.status == CONNECTED
+        if policy.placement == "station":
+            seen = reported(seen, state.serving)
+            fresh = messenger.report(state, fresh, period, now_s, min(cells, 9))
+        memory, wanted = policy.decide(
+            memory, Observation(seen, state.serving, fresh, (period + 1) * policy.period_steps)
+        )
+        wanted = torch.where((state.status == CONNECTED) & (wanted != state.serving), wanted, NONE)
+        if policy.placement == "device":
+            arrived = messenger.report(state, wanted != NONE, period, now_s, min(cells, 9))
+            wanted = torch.where(arrived, wanted, NONE)
+        if record and period >= counting_from:
+            quality = sinr_db(state)
+            frames.append(
+                (
+                    seen.round().to(torch.int8),
+                    state.serving.to(torch.int8),
+                    fresh,
+                    torch.where(quality.isfinite(), quality, torch.nan).half(),
+                    state.outage_steps - start.outage_steps,
+                    reference.position_m(world, state.travelled_m).float(),
+                )
+            )
+        if advance is not None:
+            advance(policy.period_steps)
+    return Outcome(
+        state=_since(start, state),
+        duration_s=(periods - counting_from) * period_s,
+        bits=messenger.bits,
+        messages=messenger.messages,
+        lost=messenger.lost,
+        prepared=messenger.prepared,
+        decisions=torch.full((worlds,), (periods - counting_from) * users),
+        log=Log(*(torch.stack(column) for column in zip(*frames, strict=True))) if frames else None,
+    )
+
+
+COUNTS = (
+    "outage_steps", "interrupted_steps", "handovers", "ping_pongs", "link_failures", "handover_failures", "bits",
+    "load_steps",
+)  # fmt: skip
+
+
+def _since(start: State, state: State) -> State:
+    return replace(state, **{name: getattr(state, name) - getattr(start, name) for name in COUNTS})
+
+
+class _Messenger:
+    """Sends reports and commands of one run over its links and folds what they cost per world."""
+
+    def __init__(self, world: World, config: RadioConfig, stream: Stream) -> None:
+        worlds, users, _ = world.shape
+        self.config, self.stream, self.shape = config, stream, (worlds, users)
+        self.key = (world.key[:, None] + torch.arange(users) * 2**20).flatten()
+        self.uplink = LossyLink(delay_s=config.air_delay_s, lossy_end="source")
+        self.downlink = LossyLink(delay_s=config.air_delay_s, lossy_end="destination")
+        self.reset()
+
+    def reset(self) -> None:
+        """Starts the fold anew."""
+        worlds, _ = self.shape
+        self.bits = torch.zeros(worlds, len(PURPOSES), dtype=torch.int64)
+        self.messages = torch.zeros(worlds, dtype=torch.int64)
+        self.lost = torch.zeros(worlds, dtype=torch.int64)
+        self.prepared = torch.zeros(worlds, dtype=torch.int64)
+
+    def report(self, state: State, senders: Tensor, period: int, now_s: float, cells: int) -> Tensor:
+        """Sends a report of `cells` cells from every marked user; returns who was heard, `[W, U]`."""
+        user = torch.nonzero(senders.flatten()).squeeze(-1)
+        packets = Packets.of(
+            self.key[user] + 4 * period,
+            source=user,
+            purpose="assistance",
+            payload_bits=report_bits(cells),
+            offered_s=now_s,
+        )
+        heard = self._send(self.uplink, packets, now_s, state)
+        return (
+            torch.zeros(senders.numel(), dtype=torch.bool)
+            .index_fill(0, heard.source, True)
+            .view(senders.shape)
+        )
+
+    def command(self, state: State, wanted: Tensor, period: int, now_s: float) -> State:
+        """Sends the commands of handovers that have been prepared over Xn, `wanted` `[W, U]`."""
+        user = torch.nonzero((wanted != NONE).flatten()).squeeze(-1)
+        if not len(user):
+            return state
+        self.prepared += torch.bincount(user // self.shape[1], minlength=self.shape[0])
+        command = Packets.of(
+            self.key[user] + 4 * period + 1,
+            destination=user,
+            purpose="signalling",
+            payload_bits=COMMAND_BITS,
+            offered_s=now_s,
+        )
+        told = self._send(self.downlink, command, now_s, state)
+        target = state.target.flatten().index_copy(
+            0, told.destination, wanted.flatten()[told.destination].int()
+        )
+        ahead_s = self.config.air_delay_s + now_s - self.config.steps(now_s) * self.config.step_s
+        wait = torch.full_like(target, self.config.steps(max(0.0, ahead_s)))
+        return replace(state, target=target.view(wanted.shape), command_steps=wait.view(wanted.shape))
+
+    def _send(self, link: LossyLink, packets: Packets, now_s: float, state: State) -> Deliveries:
+        """What arrives of a batch that is alone on its link; both ends are numbered world by world."""
+        loss = loss_from_sinr(sinr_db(state).flatten())
+        held = link.offer(replace(link.initial(), loss_probability=loss), packets, now_s)
+        _, deliveries = link.advance(held, math.inf, self.stream)
+        worlds, users = self.shape
+        world = (deliveries.source + deliveries.destination) // users
+        self.bits.index_put_((world, deliveries.purpose), deliveries.sent_bits, accumulate=True)
+        self.messages += torch.bincount(world, minlength=worlds)
+        self.lost += torch.bincount(world[~deliveries.delivered], minlength=worlds)
+        return deliveries.select(deliveries.delivered)
