@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || \
 	  { echo "setup: $(PYTHON) has no pip; install it (Debian: apt-get install python3-pip)" >&2; exit 1; }
 	@echo "setup: installing into .venv, once (a few minutes)"
-	@$(PYTHON) -m venv --without-pip .venv
+	@$(BIN)/python -c 'import ssl' 2>/dev/null || $(PYTHON) -m venv --clear --without-pip .venv
 	@$(PYTHON) -m pip --python $(BIN)/python install -qq --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
