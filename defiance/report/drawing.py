@@ -19,7 +19,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from defiance.kpm import METRICS, Curve
+from defiance.kpm import METRICS, Curve, Row
 from defiance.report import words
 from defiance.report.figures import GREY, INK, clean
 
@@ -86,14 +86,12 @@ class Series:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean and its interval in row number `place` of a dot plot."""
+    """A row's mean and interval on line number `place` of a dot plot."""
 
     place: int
     label: str
     style: Style
-    mean: float
-    low: float
-    high: float
+    row: Row
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def series(
     """Curves with labels and looks; `key` names what the look stands for (a candidate or a regime)."""
     listed = list(curves)
     keys = list(dict.fromkeys(key(curve) for curve in listed))
-    return tuple(Series(clean(label(curve)), style(key(curve), keys), curve) for curve in listed)
+    return tuple(Series(label(curve), style(key(curve), keys), curve) for curve in listed)
 
 
 def by_candidate(curves: Sequence[Curve]) -> tuple[Series, ...]:
@@ -164,40 +162,38 @@ def fronts(lines: Sequence[Series], caps: Sequence[int]) -> Draw:
     return draw
 
 
-def differences(places: Sequence[str], estimates: Sequence[Estimate], metric: str, unit: str) -> Draw:
+def differences(places: Sequence[str], estimates: Sequence[Estimate], limits: tuple[float, float]) -> Draw:
     """Dots with intervals against the line of no effect; hollow where the interval includes zero."""
 
     def draw(axes: Axes) -> None:
         labels = list(dict.fromkeys(estimate.label for estimate in estimates))
+        step = 0.7 / max(2, len(labels))
         handles: dict[str, Line2D] = {}
         for one in estimates:
-            height = -one.place - (labels.index(one.label) - (len(labels) - 1) / 2) * 0.7 / max(
-                2, len(labels)
-            )
-            look = one.style
-            if math.isfinite(one.low) and math.isfinite(one.high):
-                axes.plot([one.low, one.high], [height, height], color=look.color, linewidth=1.5)
-            fill = look.color if one.low > 0 or one.high < 0 else "white"
+            height = -one.place - (labels.index(one.label) - (len(labels) - 1) / 2) * step
+            color, marker = one.style.color, one.style.marker
+            if math.isfinite(one.row.ci_low) and math.isfinite(one.row.ci_high):
+                axes.plot([one.row.ci_low, one.row.ci_high], [height, height], color=color, linewidth=1.5)
+            fill = color if words.resolved(one.row) else "white"
             axes.plot(
-                [one.mean], [height], color=look.color, marker=look.marker, markersize=6, markerfacecolor=fill
+                [one.row.mean], [height], color=color, marker=marker, markersize=6, markerfacecolor=fill
             )
             handles.setdefault(
-                one.label, Line2D([], [], color=look.color, marker=look.marker, linewidth=1.5, markersize=6)
+                one.label, Line2D([], [], color=color, marker=marker, linewidth=1.5, markersize=6)
             )
         axes.axvline(0, color=INK, linewidth=0.9)
         axes.set_yticks([-place for place in range(len(places))], [clean(place) for place in places])
         axes.set_ylim(-len(places) + 0.4, 0.6)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        size = max(
-            (abs(v) for e in estimates for v in (e.mean, e.low, e.high) if math.isfinite(v)), default=1.0
-        )
-        _axis(axes.xaxis, metric, unit, size)
+        width = limits[1] - limits[0] or 1.0
+        axes.set_xlim(limits[0] - 0.04 * width, limits[1] + 0.04 * width)
+        _axis(axes.xaxis, estimates[0].row.metric, estimates[0].row.unit, max(map(abs, limits)))
         axes.grid(axis="x")
         if len(handles) > 1:
             axes.legend(
                 handles.values(),
-                [clean(label) for label in handles],
+                list(handles),
                 loc="lower left",
                 bbox_to_anchor=(0, axes.get_position().y1),
                 bbox_transform=axes.figure.transFigure,
@@ -341,10 +337,9 @@ def city_map(
             outline = rings(curve)
             if outline is not None:
                 axes.add_patch(PathPatch(outline, facecolor="#e9e9e9", edgecolor="#b5b5b5", linewidth=0.4))
-        axes.plot(
-            failures.x, failures.y, linestyle="none", marker="o", markersize=3.2, markerfacecolor=look.color,
-            markeredgewidth=0, alpha=0.6,
-        )  # fmt: skip
+        axes.add_patch(
+            PathPatch(dots(failures), fill=False, edgecolor=look.color, linewidth=2.6, capstyle="round")
+        )
         for curve in sites:
             axes.plot(
                 curve.x, curve.y, linestyle="none", marker="^", markersize=8, markerfacecolor="white",
@@ -363,6 +358,16 @@ def city_map(
         axes.text(left + bar * 1.06, below, f"{bar:g} m", fontsize=9, va="center")
 
     return draw
+
+
+def dots(curve: Curve) -> Path:
+    """Points merged on a 1 m grid, each a stroke of no length: thousands of them weigh little in an SVG."""
+    points = np.column_stack(_points(curve))
+    points = np.unique(np.round(points), axis=0)
+    vertices = np.repeat(points, 2, axis=0) + np.tile([[0.0, 0.0], [0.1, 0.0]], (len(points), 1))
+    path = Path(vertices, np.tile(np.array([Path.MOVETO, Path.LINETO]), len(points)))
+    path.should_simplify = False
+    return path
 
 
 def rings(curve: Curve) -> Path | None:
@@ -429,7 +434,7 @@ def _axis(axis: Axis, metric: str, unit: str, size: float, *, log: bool = False)
     Unit 1 means a share in per cent for a known metric, and nothing for others (a loss, a count).
     """
     unit = "" if unit == "1" and metric not in METRICS else unit
-    name = clean(words.metric(metric))
+    name = words.metric(metric)
     if log:
         low, high = axis.get_view_interval()
         decades = math.log10(high / low)
@@ -447,7 +452,7 @@ def _axis(axis: Axis, metric: str, unit: str, size: float, *, log: bool = False)
         FuncFormatter(lambda value, _: f"{value / chosen.factor:g}".replace("-", words.MINUS))
     )
     counted = not chosen.unit or chosen.unit.startswith("/")
-    axis.set_label_text(name if counted else f"{name} [{clean(chosen.unit)}]")
+    axis.set_label_text(name if counted else f"{name} [{chosen.unit}]")
 
 
 def _round(value: float, unit: str) -> str:

@@ -86,7 +86,7 @@ def _map_plot(view: View, case: Scenario, curves: Sequence[Curve]) -> Plot:
     panels = tuple(
         Panel(
             f"{words.candidate(curve.candidate, curve.regime)}: "
-            f"{words.digits(sum(math.isfinite(x) for x in curve.x), 0)} places",
+            f"{words.digits(sum(math.isfinite(x) for x in curve.x), 0)} events",
             drawing.city_map(
                 curve, drawing.style(curve.candidate, view.candidates), buildings, sites, limits
             ),

@@ -21,6 +21,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.image import imsave
+from matplotlib.text import Text
+
+from defiance.report import words
 
 INK, GREY, FAINT = "#1a1a1a", "#6b6b6b", "#d9d9d9"
 FONTS = "system-ui, 'Helvetica Neue', Arial, 'DejaVu Sans', sans-serif"
@@ -135,8 +138,10 @@ def render(plot: Plot) -> Figure:
 
 
 def clean(text: str) -> str:
-    """Text without control characters, which neither XML nor a font can show."""
-    return "".join(letter if letter.isprintable() or letter.isspace() else " " for letter in text)
+    """Text without the characters that XML or a font cannot show."""
+    return "".join(
+        letter if letter.isprintable() or letter in (words.NBSP, words.THIN) else " " for letter in text
+    )
 
 
 def _draw(plot: Plot, panel: Panel) -> Canvas:
@@ -147,8 +152,11 @@ def _draw(plot: Plot, panel: Panel) -> Canvas:
         (left / plot.width_in, bottom / plot.height_in, width / plot.width_in, height / plot.height_in)
     )
     title_at = (0.06 / plot.width_in, 1 - 0.07 / plot.height_in)
-    canvas.text(*title_at, clean(panel.title), fontsize=10.5, fontweight="bold", va="top")
+    canvas.text(*title_at, panel.title, fontsize=10.5, fontweight="bold", va="top")
     panel.draw(axes)
+    for text in canvas.findobj(Text):
+        assert isinstance(text, Text)
+        text.set_text(clean(text.get_text()))
     return canvas
 
 
@@ -207,5 +215,5 @@ def _tiled(plot: Plot, images: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> byt
         top, left = (index // columns) * high, (index % columns) * wide
         page[top : top + high, left : left + wide] = image
     out = io.BytesIO()
-    imsave(out, page, format="png", dpi=PAPER_DPI, metadata=METADATA)
+    imsave(out, page, format="png", dpi=PAPER_DPI, metadata=METADATA, pil_kwargs={"compress_level": 3})
     return out.getvalue()

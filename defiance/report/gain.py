@@ -109,52 +109,49 @@ def _gain_table(view: View, place: str, cases: Sequence[Scenario]) -> Table | No
 def _cut_plot(view: View) -> Plot | None:
     groups = {
         place: [
-            (position, words.candidate(name, names=words.SHORT), drawing.style(name, view.learned), row)
+            drawing.Estimate(
+                position, words.candidate(name, names=words.SHORT), drawing.style(name, view.learned), row
+            )
             for name in view.learned
             for position, case in enumerate(cases)
             if (row := view.cut(case, name)) is not None
         ]
         for place, cases in view.home_places.items()
     }
-    return _difference_plot(
-        "outage-cut",
+    caption = (
         "Outage avoided relative to the tuned A3 rule, with 95 % intervals. Hollow: the interval includes "
-        "zero, not resolved. Left of zero: more outage than the rule.",
-        view.home_places,
-        groups,
+        "zero, not resolved. Left of zero: more outage than the rule."
     )
+    return difference_plot("outage-cut", caption, view.home_places, groups)
 
 
-def _difference_plot(
+def difference_plot(
     name: str,
     caption: str,
     places: Mapping[str, Sequence[Scenario]],
-    groups: Mapping[str, Sequence[tuple[int, str, drawing.Style, Row]]],
+    groups: Mapping[str, Sequence[drawing.Estimate]],
 ) -> Plot | None:
-    """One panel of differences per group: (position, label, look, row)."""
-    panels = []
-    for place, found in groups.items():
-        estimates = [
-            drawing.Estimate(position, label, look, row.mean, row.ci_low, row.ci_high)
-            for position, label, look, row in found
-            if math.isfinite(row.mean)
-        ]
-        if estimates:
-            panels.append(
-                Panel(
-                    place,
-                    drawing.differences([case.case for case in places[place]], estimates, "outage_cut", "1"),
-                )
-            )
-    if not panels:
+    """One panel of cuts per place, all on one scale."""
+    groups = {place: [one for one in found if math.isfinite(one.row.mean)] for place, found in groups.items()}
+    every = [one for found in groups.values() for one in found]
+    if not every:
         return None
-    entries = max(len({label for _, label, _, _ in found}) for found in groups.values())
+    ends = [
+        end for one in every for end in (one.row.mean, one.row.ci_low, one.row.ci_high) if math.isfinite(end)
+    ]
+    limits = min(0.0, *ends), max(0.0, *ends)
+    panels = tuple(
+        Panel(place, drawing.differences([case.case for case in places[place]], found, limits))
+        for place, found in groups.items()
+        if found
+    )
+    entries = max(len({one.label for one in found}) for found in groups.values())
     legend_in = 0.24 * math.ceil(entries / drawing.LEGEND_COLUMNS) if entries > 1 else 0.0
     return Plot(
         name,
         caption,
         "Relative outage cut in each scenario: dots with intervals beside a line at zero.",
-        tuple(panels),
+        panels,
         width_in=4.6,
         height_in=1.0 + legend_in + 0.3 * max(len(places[place]) for place in groups),
         margins_in=(2.15, 0.15, 0.54, 0.38 + legend_in),
@@ -202,11 +199,8 @@ def generalisation(view: View) -> Section | None:
     }
     groups = {
         place: [
-            (
-                position,
-                SHORT_REGIMES.get(regime, f"{regime}, as it comes"),
-                drawing.style(regime, [regime]),
-                row,
+            drawing.Estimate(
+                position, SHORT_REGIMES.get(regime, regime), drawing.style(regime, [regime]), row
             )
             for candidate, regime in kinds[place]
             if candidate == view.lead
@@ -215,14 +209,12 @@ def generalisation(view: View) -> Section | None:
         ]
         for place, cases in away.items()
     }
-    plot = _difference_plot(
-        "generalisation",
+    caption = (
         f"{words.capital(words.candidate(view.lead, names=words.PROSE))} where it was never trained: outage "
         "avoided relative to the A3 rule tuned there, with 95 % intervals. Hollow: not resolved. Left of "
-        "zero: more outage than the rule.",
-        away,
-        groups,
+        "zero: more outage than the rule."
     )
+    plot = difference_plot("generalisation", caption, away, groups)
     found = [_away_table(view, place, cases, kinds[place]) for place, cases in away.items()]
     tuned = [kind for kind in view.kinds if kind[1].startswith("finetuned")]
     costs = _by_kind_away(view, tuned)

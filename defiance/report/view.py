@@ -110,7 +110,7 @@ class View:
         return found
 
     def cut(self, case: Scenario, candidate: str) -> Row | None:
-        """The outage cut in a scenario under one regime: the choice that the sheet states, else the best mean."""
+        """The outage cut in a scenario under one regime: the one that the sheet states, or the best mean."""
         stated = {row.regime for row in self.rows("chosen", candidate, scenario=case.name) if row.mean > 0}
         wanted = stated or {self._regimes.get(candidate, "")}
         found = self.rows("outage_cut", candidate, scenario=case.name)
