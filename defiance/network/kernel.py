@@ -1,19 +1,22 @@
-"""The network's step as one fused loop for CPUs (numba): the same function as `reference.step`, many times faster.
+"""The network's step as one fused CPU loop (numba): the same function as `reference.step`, many times faster.
 
-A test holds both equal within 1e-4. Worlds run on as many threads as torch may use; users of one world share the load
-of its cells, so a world is the unit of parallel work.
+A test holds both equal within 1e-4. Worlds run on as many threads as torch may use; users of one world share
+the load of its cells, so a world is the unit of parallel work. The threads are Python's: numba's own layer on
+OpenMP resets torch's number of threads, and its idle ones spin.
 """
 
 from __future__ import annotations
 
 import math
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
+from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 
 from defiance.network.settings import SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
@@ -29,8 +32,7 @@ def step(world: World, state: State, config: RadioConfig, steps: int = 1) -> Sta
 def step_in_place(world: World, state: State, config: RadioConfig, steps: int = 1) -> State:
     """`step` for a caller that owns the state and wants no copy: overwrites its tensors and returns it."""
     arrays: list[Any] = [getattr(state, f.name).numpy() for f in fields(State)]
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
-    _run(
+    arguments = (
         steps,
         world.gain_db.numpy(),
         np.array([*world.origin_m, world.resolution_m]),
@@ -62,7 +64,22 @@ def step_in_place(world: World, state: State, config: RadioConfig, steps: int = 
         config.foreground_share,
         *arrays,
     )
+    worlds = len(state.ring)
+    threads = min(torch.get_num_threads(), worlds)
+    if threads == 1:
+        _run(0, worlds, *arguments)
+    else:
+        parts = [worlds * part // threads for part in range(threads + 1)]
+        list(_pool(threads).map(lambda first, end: _run(first, end, *arguments), parts[:-1], parts[1:]))
     return state
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+os.register_at_fork(after_in_child=_pool.cache_clear)  # threads don't survive a fork
 
 
 @njit(inline="always", fastmath=True)
@@ -80,22 +97,23 @@ def _odd_sine(y):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(parallel=True, fastmath=True, cache=True, error_model="numpy")
+@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
 def _run(  # type: ignore[no-untyped-def]
-    steps, gain_db, grid, route_m, speed_mps, stop_spacing_m, stop_s, direction, phase, demand_bps, background,
-    waves_per_m, step_s, environment_mps, tx_mw, noise_mw, qout, qin, qin_steps, n310, n311, t310_limit,
-    execution_steps, reestablishment_steps, ping_pong_steps, bandwidth_hz, attenuation, rate_max, foreground_share,
-    travelled_m, stopped_s, fading_turns, serving, status, timer, target, command_steps, previous, stay,
-    signal, interference, window, t310, out_of_sync, in_sync, sinr, rsrp_sum, rsrp_dbm, load, ring, measured,
-    outage, interrupted, handovers, ping_pongs, link_failures, handover_failures, bits, load_steps,
+    first, end, steps, gain_db, grid, route_m, speed_mps, stop_spacing_m, stop_s, direction, phase,
+    demand_bps, background, waves_per_m, step_s, environment_mps, tx_mw, noise_mw, qout, qin, qin_steps,
+    n310, n311, t310_limit, execution_steps, reestablishment_steps, ping_pong_steps, bandwidth_hz,
+    attenuation, rate_max, foreground_share, travelled_m, stopped_s, fading_turns, serving, status, timer,
+    target, command_steps, previous, stay, signal, interference, window, t310, out_of_sync, in_sync, sinr,
+    rsrp_sum, rsrp_dbm, load, ring, measured, outage, interrupted, handovers, ping_pongs, link_failures,
+    handover_failures, bits, load_steps,
 ):  # fmt: skip
-    worlds, users, scatterers, cells = direction.shape
+    _, users, scatterers, cells = direction.shape
     rows, columns, _ = gain_db.shape
     window_size = signal.shape[2]
     points = route_m.shape[2]
     log2_scale = np.float32(math.log2(10) / 10)
     waves = scatterers * cells
-    for w in prange(worlds):
+    for w in range(first, end):
         received = np.empty(cells, np.float32)
         exponent = np.empty(cells, np.int32)
         power_of_two = exponent.view(np.float32)
