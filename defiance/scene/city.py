@@ -1,7 +1,6 @@
 """A city as the network sees it: the path gain of every sector on a street-level grid."""
 
 import os
-import tempfile
 import zipfile
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -59,7 +58,9 @@ class Scene:
 
     def __post_init__(self) -> None:
         if self.path_gain_db.ndim != 3 or min(self.path_gain_db.shape) < 1:
-            raise DefianceError(f"path_gain_db has shape {_shape(self.path_gain_db)}, not [cells, rows, cols]")
+            raise DefianceError(
+                f"path_gain_db has shape {_shape(self.path_gain_db)}, not [cells, rows, cols]"
+            )
         cells, rows, cols = self.path_gain_db.shape
         if min(rows, cols) < 2:
             raise DefianceError(f"path_gain_db has {rows} x {cols} grid points, but 2 x 2 are the least")
@@ -110,7 +111,9 @@ def load(name_or_path: str | Path) -> Scene:
     path = Path(name_or_path)
     if not path.is_file():
         close = get_close_matches(text, names(), 1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(names())}, or give an .npz file"
+        hint = (
+            f"did you mean {close[0]}?" if close else f"known are {', '.join(names())}, or give an .npz file"
+        )
         raise DefianceError(f"scene {text}: no such city or file; {hint}")
     return _read(path)
 
@@ -138,17 +141,17 @@ def save(scene: Scene, path: Path) -> None:
         "carrier_hz": scene.carrier_hz,
         "attribution": scene.attribution,
     }
-    partial = ""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-            partial = file.name
+        with partial.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     except OSError as error:
-        Path(partial).unlink(missing_ok=True) if partial else None
         raise DefianceError(f"{path}: can't write the scene: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def median_filtered(scene: Scene) -> Scene:
