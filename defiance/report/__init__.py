@@ -82,7 +82,7 @@ def _report(sheet: Sheet) -> Page:
     return Page(
         title=f"{question} · DEFIANCE",
         version=sheet.version,
-        eyebrow=f"DEFIANCE {sheet.version} · study {sheet.study} · {_seeds(sheet)}",
+        eyebrow=f"DEFIANCE {sheet.version} · study {sheet.study} · {words.count(len(sheet.seeds), 'seed')}",
         question=question,
         verdict=verdict or "The sheet gives no verdict.",
         verdict_rest=rest,
@@ -100,7 +100,13 @@ def _comparison(a: Sheet, b: Sheet) -> Page:
     return Page(
         title=f"{a.study} and {b.study} compared · DEFIANCE",
         version=b.version,
-        eyebrow=f"DEFIANCE · A: {a.study} {a.version}, {_seeds(a)} · B: {b.study} {b.version}, {_seeds(b)}",
+        eyebrow=" · ".join(
+            ["DEFIANCE"]
+            + [
+                f"{name}: {sheet.study} {sheet.version}, {words.count(len(sheet.seeds), 'seed')}"
+                for name, sheet in (("A", a), ("B", b))
+            ]
+        ),
         question="What changed between A and B?",
         verdict=f"{moved} of {len(found)} shared rows changed." if found else "The two sheets share no row.",
         verdict_rest="",
@@ -110,10 +116,6 @@ def _comparison(a: Sheet, b: Sheet) -> Page:
         glossary=sections.glossary([a, b]),
         attribution=_attribution([a, b]),
     )
-
-
-def _seeds(sheet: Sheet) -> str:
-    return f"{len(sheet.seeds)} seed" + ("s" if len(sheet.seeds) != 1 else "")
 
 
 def _drawn(section: Section) -> Section:

@@ -134,7 +134,7 @@ def by_candidate(curves: Sequence[Curve]) -> tuple[Series, ...]:
     return series(curves, label, lambda curve: curve.candidate)
 
 
-def fronts(lines: Sequence[Series], caps: Sequence[int]) -> Draw:
+def fronts(lines: Sequence[Series], caps: Sequence[float]) -> Draw:
     """Outage against handovers with an origin at zero on both axes; caps are thin verticals."""
 
     def draw(axes: Axes) -> None:
@@ -153,7 +153,7 @@ def fronts(lines: Sequence[Series], caps: Sequence[int]) -> Draw:
                 ends.append(End(float(x[-1]), float(y[-1]), line.label, line.style.color))
         for cap in caps:
             axes.axvline(cap, color=GREY, linewidth=0.7, linestyle=(0, (2, 3)), zorder=0)
-            _note(axes, cap, f"cap {cap}")
+            _note(axes, cap, f"cap {cap:g}")
         _axis(axes.xaxis, lines[0].curve.x_metric, lines[0].curve.x_unit, shown)
         _axis(axes.yaxis, lines[0].curve.y_metric, lines[0].curve.y_unit, top)
         axes.grid(axis="y")

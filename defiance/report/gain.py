@@ -37,12 +37,18 @@ def _gain_words(view: View, place: str, cases: Sequence[Scenario]) -> str:
         return ""
     signs = by_sign(cuts)
     who = words.candidate(view.lead, names=words.PROSE)
-    text = f"{place}: {who} has less outage than the rule in {len(signs['better'])} of {len(cuts)} scenarios"
+    several = f" in {len(signs['better'])} of {len(cuts)} scenarios" if len(cuts) > 1 else ""
     if signs["better"]:
         least = min(signs["better"], key=lambda pair: pair[1].mean)
         most = max(signs["better"], key=lambda pair: pair[1].mean)
-        text += f", from {_estimate_at(least)} to {_estimate_at(most)} less"
-    text += "."
+        text = f"{place}: {who} has less outage than the rule{several}, "
+        text += (
+            f"from {_estimate_at(least)} to {_estimate_at(most)} less."
+            if least != most
+            else f"{_estimate_at(least)} less."
+        )
+    else:
+        text = f"{place}: in no scenario does {who} have less outage than the rule."
     if signs["unresolved"]:
         text += f" Not resolved, for the interval includes zero: {_listed(signs['unresolved'])}."
     if signs["worse"]:
@@ -254,6 +260,7 @@ def _by_kind_away(view: View, kinds: Sequence[tuple[str, str]]) -> Table | None:
 
 def _carry_words(view: View, place: str, cases: Sequence[Scenario], kinds: Sequence[tuple[str, str]]) -> str:
     parts = []
+    names = (("better", "less outage"), ("unresolved", "not resolved"), ("worse", "more outage"))
     for name, regime in kinds:
         cuts = [
             (case, row) for case in cases if (row := view.row("outage_cut", name, case, regime)) is not None
@@ -261,15 +268,12 @@ def _carry_words(view: View, place: str, cases: Sequence[Scenario], kinds: Seque
         if name != view.lead or not cuts:
             continue
         signs = by_sign(cuts)
-        counts = ", ".join(
-            f"{label} in {len(signs[sign])}"
-            for sign, label in (
-                ("better", "less outage"),
-                ("unresolved", "not resolved"),
-                ("worse", "more outage"),
-            )
-            if signs[sign]
-        )
         model = words.REGIMES.get(regime, f"{regime} model as it comes")
-        parts.append(f"{model}: mean cut {words.number(mean([row.mean for _, row in cuts]), '1')} ({counts})")
-    return f"{place}, of {len(cases)} scenarios. {words.capital('; '.join(parts))}." if parts else ""
+        if len(cuts) == 1:
+            sign = next(label for sign, label in names if signs[sign])
+            parts.append(f"{model}: cut {words.estimate(cuts[0][1])}, {sign}")
+        else:
+            counts = ", ".join(f"{label} in {len(signs[sign])}" for sign, label in names if signs[sign])
+            average = words.number(mean([row.mean for _, row in cuts]), "1")
+            parts.append(f"{model}: mean cut {average}, of {len(cuts)} scenarios {counts}")
+    return f"{place}. {words.capital('; '.join(parts))}." if parts else ""

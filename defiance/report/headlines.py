@@ -29,29 +29,22 @@ def _cut(view: View) -> Headline | None:
     if not cuts:
         return None
     signs = by_sign(cuts)
-    counts = [
-        f"{name} in {len(signs[sign])} of {len(cuts)} scenarios"
-        for sign, name in (
-            ("better", "less outage"),
-            ("unresolved", "not resolved"),
-            ("worse", "more outage"),
-        )
-        if signs[sign]
-    ]
-    if signs["better"]:
-        case, least = min(signs["better"], key=lambda pair: pair[1].mean)
-        value = words.span([row.mean for _, row in signs["better"]], least.unit)
-        extreme = f"smallest {words.estimate(least)} at {case.case}"
+    gained = signs["better"]
+    if gained:
+        case, least = min(gained, key=lambda pair: pair[1].mean)
+        value = words.span([row.mean for _, row in gained], least.unit)
     else:
         case, least = max(cuts, key=lambda pair: pair[1].mean)
         value = "not resolved" if signs["unresolved"] else "more outage"
-        extreme = f"largest {words.estimate(least)} at {case.case}"
-    others = [
-        f"{place}: less outage in {len(by_sign(pairs)['better'])} of {len(pairs)}"
-        for place, cases in list(view.home_places.items())[1:]
-        if (pairs := view.cuts(cases, view.lead))
-    ]
-    detail = words.capital("; ".join([*counts, extreme, *others])) + "."
+    parts = [f"{words.estimate(least)} at {case.case}"]
+    if len(cuts) > 1:
+        names = (("better", "less outage"), ("unresolved", "not resolved"), ("worse", "more outage"))
+        counts = ", ".join(f"{name} in {len(signs[sign])}" for sign, name in names if signs[sign])
+        parts = [f"of {len(cuts)} scenarios {counts}", f"{'smallest' if gained else 'largest'} {parts[0]}"]
+    for place, cases in list(view.home_places.items())[1:]:
+        if pairs := view.cuts(cases, view.lead):
+            parts.append(f"{place}: less outage in {len(by_sign(pairs)['better'])} of {len(pairs)}")
+    detail = words.capital("; ".join(parts)) + "."
     return Headline("Outage avoided against the tuned A3 rule", value, detail, least.provenance)
 
 
@@ -67,8 +60,9 @@ def _outage(view: View) -> Headline | None:
     value = f"{words.number(rule.mean, rule.unit)} → {words.number(learned.mean, learned.unit)}"
     parts = [f"A3 {words.estimate(rule)}", f"learned {words.estimate(learned)}"]
     parts += [f"genie's floor {words.estimate(genie)}"] if genie else []
-    where = "where the least is gained" if words.resolved(cut) else "in the first scenario"
-    return Headline(f"Time in outage {where}", value, f"{'; '.join(parts)}; {case.case}.", learned.provenance)
+    several = len(view.main) > 1 and words.resolved(cut)
+    label = "Time in outage where the least is gained" if several else "Time in outage"
+    return Headline(label, value, f"{'; '.join(parts)}; {case.case}.", learned.provenance)
 
 
 def _cost(view: View, metric: str, label: str) -> Headline | None:
@@ -101,15 +95,17 @@ def _break_even(view: View) -> Headline | None:
         return None
     paid = [(case, row) for case, row in found if math.isfinite(row.mean)]
     never = len(found) - len(paid)
+    label, several = "Training pays back after", len(found) > 1
     if not paid:
-        return Headline(
-            "Training pays back", "never", f"In none of {never} scenarios.", found[0][1].provenance
-        )
+        detail = f"In none of {len(found)} scenarios." if several else f"At {found[0][0].case}."
+        return Headline("Training pays back", "never", detail, found[0][1].provenance)
     case, longest = max(paid, key=lambda pair: pair[1].mean)
     value = words.span([row.mean for _, row in paid], "s") + (" or never" if never else "")
-    detail = f"Never in {never} of {len(found)} scenarios; " if never else f"In all {len(found)} scenarios; "
-    detail += f"longest {words.estimate(longest)} at {case.case}."
-    return Headline("Training pays back after", value, detail, longest.provenance)
+    detail = f"{words.estimate(longest)} at {case.case}."
+    if several:
+        share = f"Never in {never} of {len(found)} scenarios" if never else f"In all {len(found)} scenarios"
+        detail = f"{share}; longest {detail}"
+    return Headline(label, value, detail, longest.provenance)
 
 
 def _of_any_study(view: View) -> tuple[Headline, ...]:

@@ -70,9 +70,9 @@ class Scenario:
 
     name: str
     city: str
-    speed_kmh: int | None = None
-    load_percent: int | None = None
-    cap: int | None = None
+    speed_kmh: float | None = None
+    load_percent: float | None = None
+    cap: float | None = None
     map: str | None = None
     rest: tuple[str, ...] = ()
 
@@ -85,9 +85,9 @@ class Scenario:
     def case(self) -> str:
         """What differs inside a place: '30 km/h, load 50 %, cap 8'; the place itself where nothing does."""
         parts = [
-            f"{self.speed_kmh}{NBSP}km/h" if self.speed_kmh is not None else "",
-            f"load{NBSP}{self.load_percent}{NBSP}%" if self.load_percent is not None else "",
-            f"cap{NBSP}{self.cap}" if self.cap is not None else "",
+            f"{self.speed_kmh:g}{NBSP}km/h" if self.speed_kmh is not None else "",
+            f"load{NBSP}{self.load_percent:g}{NBSP}%" if self.load_percent is not None else "",
+            f"cap{NBSP}{self.cap:g}" if self.cap is not None else "",
             *self.rest,
         ]
         return ", ".join(part for part in parts if part) or self.place
@@ -101,13 +101,14 @@ class Scenario:
 def scenario(name: str) -> Scenario:
     """Read a scenario's name; parts that are not understood are kept in `rest`."""
     head, *parts = name.split("/")
-    found: dict[str, int] = {}
+    number = r"([0-9]{1,6}(?:\.[0-9]{1,6})?)"
+    found: dict[str, float] = {}
     rest, map_name = [], None
     for part in parts:
-        if match := re.fullmatch(r"([0-9]{1,6})kmh", part):
-            found["speed_kmh"] = int(match[1])
-        elif match := re.fullmatch(r"(load|cap)([0-9]{1,6})", part):
-            found["load_percent" if match[1] == "load" else "cap"] = int(match[2])
+        if match := re.fullmatch(rf"{number}kmh", part):
+            found["speed_kmh"] = float(match[1])
+        elif match := re.fullmatch(rf"(load|cap){number}", part):
+            found["load_percent" if match[1] == "load" else "cap"] = float(match[2])
         elif part in MAPS:
             map_name = part
         elif part:
@@ -214,6 +215,11 @@ def resolved(row: Row) -> bool:
 def better(name: str) -> str:
     """'lower', 'higher' or '' where the metric is not known."""
     return METRICS[name].better if name in METRICS else ""
+
+
+def count(number: int, noun: str) -> str:
+    """'1 seed', '8 seeds'."""
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def capital(text: str) -> str:
