@@ -204,8 +204,8 @@ def pay_back(view: View) -> Section | None:
     )
     text = (
         "Break-even is the energy of training over the power that the network saves at equal delivered bits, "
-        "less what inference and signalling take. Where it is never, learned handover buys fewer outages and "
-        "no energy."
+        "less what inference and signalling take. Where it is never, energy alone does not justify "
+        "learned handover."
     )
     table = tables.table("pay-back", caption, ("scenario", *head), rows)
     return section("pay-back", "When it pays back", [text], [plot if panels else None, table])
