@@ -76,9 +76,11 @@ def test_senseless_numbers_are_refused_before_anything_is_loaded(tmp_path, wrong
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_tracing(tmp_path):
-    for out in (tmp_path / "absent" / "x.npz", tmp_path):
-        with pytest.raises(DefianceError, match="can't be written"):
-            trace("munich", None, out)
+    (tmp_path / "file").touch()
+    with pytest.raises(DefianceError, match=r"x\.npz: can't be written"):
+        trace("munich", None, tmp_path / "file" / "x.npz")
+    with pytest.raises(DefianceError, match="is a folder"):
+        trace("munich", None, tmp_path)
 
 
 def test_open_places_are_averaged_in_power_and_houses_filled_from_the_street():

@@ -1,6 +1,6 @@
 """A city as the network sees it: the path gain of every sector on a street-level grid."""
 
-import os
+import io
 import zipfile
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
@@ -15,6 +15,7 @@ from scipy.ndimage import median_filter
 from torch import Tensor
 
 from defiance.errors import DefianceError
+from defiance.parts import write_atomically
 
 FLOOR_DB = -200.0  # the path gain of a place that no traced ray reaches
 FORMAT = "defiance.scene/1"
@@ -141,17 +142,9 @@ def save(scene: Scene, path: Path) -> None:
         "carrier_hz": scene.carrier_hz,
         "attribution": scene.attribution,
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise DefianceError(f"{path}: can't write the scene: {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, content.getvalue())
 
 
 def median_filtered(scene: Scene) -> Scene:

@@ -8,6 +8,7 @@ import glob
 import math
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,7 @@ def trace(
             stands off the map or inside a building, a number makes no sense, or `out` can't be written.
     """
     _check_numbers(resolution_m, samples_per_tx, max_depth, extent_m, seed)
-    if not (out.parent.is_dir() and os.access(out.parent, os.W_OK)) or out.is_dir():
-        raise DefianceError(f"{out}: can't be written; give a file in an existing, writable folder")
+    _check_writable(out)
     planned = read_sites(sites) if sites is not None else None
     rt = _sionna_rt()
     city = _load_city(rt, scene_name)
@@ -367,6 +367,18 @@ def _attribution(scene_name: str, samples_per_tx: int, max_depth: int, seed: int
         f"{data}; traced with Sionna RT {version('sionna-rt')}: {samples_per_tx} rays per sector,"
         f" depth {max_depth}, seed {seed}"
     )
+
+
+def _check_writable(out: Path) -> None:
+    """Find out before tracing, not after, whether the result can be kept."""
+    if out.is_dir():
+        raise DefianceError(f"{out}: is a folder; name a file in it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise DefianceError(f"{out}: can't be written: {error.strerror}; choose another folder") from error
 
 
 def _check_numbers(
