@@ -48,12 +48,12 @@ def corridor(
         carrier_hz=3.5e9,
         cell_site=torch.arange(cells),
         route_m=route.expand(1, users, *route.shape).contiguous(),
-        speed_mps=torch.full((1, users), speed_mps),
+        speed_mps=torch.full((1, users), float(speed_mps)),
         stop_spacing_m=torch.full((1, users), math.inf),
         stop_s=torch.zeros(1, users),
         fading_direction=torch.zeros(1, users, 1, cells),  # one scatterer: |h| = 1
         fading_phase=torch.zeros(1, users, 1, cells),
-        demand_bps=torch.full((1, users), demand_bps),
+        demand_bps=torch.full((1, users), float(demand_bps)),
         background_load=torch.full((1, cells), background),
         key=torch.tensor([7]),
     )
