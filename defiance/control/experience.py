@@ -59,11 +59,11 @@ class Experience:
         grid = torch.meshgrid(times, torch.arange(self.rsrp_dbm.shape[1]), indexing="ij")
         return grid[0].flatten(), grid[1].flatten()
 
-    def batch(self, times: Tensor, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Histories `[B, HISTORY, C]` in dBm, serving cells `[B]` and values `[B, C]`."""
+    def batch(self, times: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Histories `[B, HISTORY, C]` in dBm and values `[B, C]`."""
         window = times[:, None] + torch.arange(1 - HISTORY, 1)
         history = self.rsrp_dbm[window, users[:, None]].float()
-        return history, self.serving[times, users].long(), self.value[times, users].float()
+        return history, self.value[times, users].float()
 
 
 def rewards(rsrp_dbm: Tensor, load: Tensor, config: RadioConfig, target: Target) -> Tensor:
@@ -126,37 +126,32 @@ def smoothed(rsrp_dbm: Tensor, periods: int) -> Tensor:
 class ValueModel:
     """V of every cell from the last second of RSRP: one multilayer perceptron per base station, or one for all.
 
-    Input: RSRP history in the order of the city's slots (see `slots`), the serving cell, and the Xn table of the serving
-    station: distance and bearing of every site. Positions of users are not an input.
+    Input: the RSRP history in the order of the city's slots, which the Xn table's distances and bearings give (see
+    `slots`). Neither the user's position nor its serving cell is an input: what a cell is worth does not depend on who
+    serves now, and a model that sees it learns the habits of the rule that recorded its data.
 
     Attributes:
         parameters: stacked weights, `[nodes, ...]`; one node serves all sites.
         cell_site: `[C]`.
         order: cell of every slot, `[C]`.
-        table: per site, distance [km], sine and cosine of the bearing to every slot's site, `[sites, 3 sites]`.
     """
 
     parameters: Parameters
     cell_site: Tensor
     order: Tensor
-    table: Tensor
 
     @property
     def nodes(self) -> int:
         """How many models there are."""
         return len(next(iter(self.parameters.values())))
 
-    def features(self, history_dbm: Tensor, serving: Tensor) -> Tensor:
-        """`[..., HISTORY, C]` in dBm and `[...]` -> `[..., F]`."""
-        cells = len(self.order)
-        level = (history_dbm[..., self.order] - (-90.0)) / 20.0
-        slot_of_cell = torch.argsort(self.order)
-        own = torch.nn.functional.one_hot(slot_of_cell[serving], cells).to(level.dtype)
-        return torch.cat([level.flatten(-2), own, self.table[self.cell_site[serving]]], -1)
+    def features(self, history_dbm: Tensor) -> Tensor:
+        """`[..., HISTORY, C]` in dBm -> `[..., HISTORY * C]`."""
+        return ((history_dbm[..., self.order] + 90.0) / 20.0).flatten(-2)
 
     def value(self, history_dbm: Tensor, serving: Tensor) -> Tensor:
         """V, `[n, C]`, from histories `[n, HISTORY, C]` and serving cells `[n]`; each by its serving station's model."""
-        features = self.features(history_dbm, serving)
+        features = self.features(history_dbm)
         if self.nodes == 1:
             by_slot = perceptron(self.parameters, features[None])[0]
         else:
@@ -213,14 +208,6 @@ def slots(scene: Scene) -> Tensor:
     return torch.tensor(cells)
 
 
-def station_table(scene: Scene) -> Tensor:
-    """Xn table as features: distance [km], sine and cosine of the bearing of every slot's site, `[sites, 3 sites]`."""
-    distance, bearing = xn_table(scene)
-    order = scene.cell_site[slots(scene)].unique_consecutive()
-    angle = torch.deg2rad(bearing[:, order])
-    return torch.stack([distance[:, order] / 1000, torch.sin(angle), torch.cos(angle)], -1).flatten(1).float()
-
-
 @dataclass(frozen=True)
 class Batches:
     """Draws batches for every node from the samples that its cells served.
@@ -228,7 +215,8 @@ class Batches:
     Attributes:
         experience: all samples of a city.
         times, users: of the samples, grouped by node, `[N]`.
-        start, count: where each node's samples lie, `[nodes]`.
+        start, count: where the samples that each node draws from lie, `[nodes]`.
+        served: samples of each node's own, `[nodes]`; a node without any borrows everyone's.
         size: samples per node and batch.
     """
 
@@ -237,6 +225,7 @@ class Batches:
     users: Tensor
     start: Tensor
     count: Tensor
+    served: Tensor
     size: int
 
     @classmethod
@@ -244,33 +233,33 @@ class Batches:
         """Groups samples by serving site; one node takes all of them."""
         times, users = experience.samples()
         if nodes == 1:
-            return cls(
-                experience, times, users, torch.zeros(1, dtype=torch.int64), torch.tensor([len(times)]), size
-            )
+            every = torch.tensor([len(times)])
+            return cls(experience, times, users, torch.zeros_like(every), every, every, size)
         site = cell_site[experience.serving[times, users].long()]
         order = torch.argsort(site, stable=True)
-        count = torch.bincount(site, minlength=nodes)
-        return cls(experience, times[order], users[order], count.cumsum(0) - count, count, size)
+        served = torch.bincount(site, minlength=nodes)
+        start = torch.where(served > 0, served.cumsum(0) - served, 0)
+        count = torch.where(served > 0, served, len(times))
+        return cls(experience, times[order], users[order], start, count, served, size)
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Histories `[nodes, size, HISTORY, C]`, serving cells `[nodes, size]`, values `[nodes, size, C]`."""
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Histories `[nodes, size, HISTORY, C]` and values `[nodes, size, C]`."""
         nodes = len(self.count)
         share = torch.rand(nodes, self.size, generator=generator, dtype=torch.float64)
         index = (self.start[:, None] + (share * self.count[:, None]).long()).flatten()
-        history, serving, value = self.experience.batch(self.times[index], self.users[index])
+        history, value = self.experience.batch(self.times[index], self.users[index])
         return (
             history.view(nodes, self.size, *history.shape[1:]),
-            serving.view(nodes, self.size),
             value.view(nodes, self.size, -1),
         )
 
 
-def value_loss(model: ValueModel) -> Callable[[Parameters, tuple[Tensor, Tensor, Tensor]], Tensor]:
+def value_loss(model: ValueModel) -> Callable[[Parameters, tuple[Tensor, Tensor]], Tensor]:
     """Mean squared error of V per node, `[nodes]`, for a batch as `Batches.draw` gives it."""
 
-    def loss(parameters: Parameters, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        history, serving, value = batch
-        predicted = perceptron(parameters, model.features(history, serving))
+    def loss(parameters: Parameters, batch: tuple[Tensor, Tensor]) -> Tensor:
+        history, value = batch
+        predicted = perceptron(parameters, model.features(history))
         return (predicted - value[..., model.order]).square().mean((-1, -2))
 
     return loss

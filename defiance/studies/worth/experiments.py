@@ -1,0 +1,552 @@
+"""The parts of the study `worth`: each simulates or trains one thing, and is kept on disk under its own key.
+
+Every part is a function of the configuration, its key and nothing else, so parts run in any order and in any process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from defiance.control.experience import (
+    Batches,
+    Experience,
+    Target,
+    ValueModel,
+    hindsight,
+    initial_parameters,
+    rewards,
+    slots,
+    value_loss,
+)
+from defiance.control.handover import A3, HISTORY, Genie, Learned, genie_plan
+from defiance.learn.training import Parameters, Schedule, federated_mixing, fit
+from defiance.link import PURPOSES
+from defiance.meter import Meter
+from defiance.network.reference import path_gain_db, position_m
+from defiance.network.settings import RadioConfig
+from defiance.network.simulate import Outcome, Policy, simulate
+from defiance.network.world import World, draw_worlds
+from defiance.parts import Parts
+from defiance.scene import Scene, load, median_filtered
+from defiance.scene.streets import held_out_streets
+from defiance.seeding import stream
+from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps
+
+PERIOD_STEPS = {"device": 5, "station": 6}
+"""Steps between two decisions: 100 ms on the device; reports arrive every 120 ms at the station (TS 38.331)."""
+
+OFFSETS_DB = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
+TIMES_TO_TRIGGER_S = (0.0, 0.1, 0.2, 0.3)
+FILTERS_K = (0.0, 2.0, 4.0)
+HYSTERESES_DB = (0.0, 1.0, 2.0)
+THRESHOLDS = (0.02, 0.05, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.4, 0.55, 0.8, 1.2)
+GENIE_COSTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 4.0)
+A3_OPERATIONS_PER_CELL = 8
+"""Operations of the rule per cell and measurement: filter 3, margin 2, comparisons 2, timer 1 (counted in `a3_step`)."""
+
+BEHAVIOUR = {"offset_db": 3.0, "hysteresis_db": 0.0, "time_to_trigger_s": 0.0, "filter_k": 0.0}
+"""The rule that runs while experience is recorded."""
+
+
+@lru_cache(maxsize=4)
+def scene_of(config: Config, city: str, map_: str) -> Scene:
+    """The scene of a scenario: traced, or its 3x3 median."""
+    name = config.scene if city == Path(config.scene).stem else config.unseen_scene
+    scene = load(name)
+    return median_filtered(scene) if map_ == "smooth" else scene
+
+
+@lru_cache(maxsize=4)
+def held_out(config: Config, city: str) -> Any:
+    """Streets of the city that no training trip takes, `[rows, columns]` bool."""
+    return held_out_streets(scene_of(config, city, "raw"))
+
+
+def worlds_of(
+    config: Config, scenario: Scenario, purpose: str, seeds: tuple[int, ...], *, everywhere: bool = False
+) -> World:
+    """Worlds of a scenario for `training`, `validation` or `test`: other seeds are other trajectories.
+
+    Trips keep to the streets of training unless `everywhere`.
+    """
+    users, duration_s = {
+        "training": (config.training.users, config.training.duration_s),
+        "validation": (config.validation_users, config.validation_s),
+        "test": (config.users, config.test_s),
+    }[purpose]
+    load = scenario.load if scenario.load >= 1 else max(0.0, scenario.load - config.foreground_load)
+    return draw_worlds(
+        scene_of(config, scenario.city, scenario.map),
+        config.radio,
+        [stream(seed, purpose, scenario.city, f"{scenario.speed_kmh:g}kmh") for seed in seeds],
+        users=users,
+        duration_s=duration_s + 10,
+        speed_kmh=scenario.speed_kmh,
+        load=load,
+        demand_bps=config.demand_bps,
+        region=None if everywhere else ~held_out(config, scenario.city),
+    )
+
+
+def per_world(outcome: Outcome, worlds: World, radio: RadioConfig) -> dict[str, Any]:
+    """The counts of a run as rates, one number per world."""
+    state = outcome.state
+    users = state.handovers.shape[1]
+    minutes = users * outcome.duration_s / 60
+    steps = outcome.duration_s / radio.step_s
+
+    def rate(counts: Tensor, per: float) -> list[float]:
+        return [float(x) for x in counts.double().sum(1) / per]
+
+    return {
+        "outage_share": rate(state.outage_steps, users * steps),
+        "handovers_per_user_minute": rate(state.handovers, minutes),
+        "ping_pongs_per_user_hour": rate(state.ping_pongs, minutes / 60),
+        "failures_per_user_hour": rate(state.link_failures + state.handover_failures, minutes / 60),
+        "throughput": rate(state.bits, users * outcome.duration_s),
+        "load": [float(x) for x in state.load_steps.mean(1) / steps],
+        "load_seconds": [float(x) * radio.step_s for x in state.load_steps.sum(1)],
+        "own_load_seconds": [
+            float(x)
+            for x in (state.load_steps * radio.step_s - worlds.background_load * outcome.duration_s)
+            .sum(1)
+            .clamp(min=0)
+        ],
+        "cells": state.load_steps.shape[1],
+        "bits": [float(x) for x in state.bits.sum(1)],
+        "prepared": [float(x) for x in outcome.prepared],
+        "messages": [float(x) for x in outcome.messages],
+        "lost": [float(x) for x in outcome.lost],
+        **{purpose: [float(x) for x in outcome.bits[:, i]] for i, purpose in enumerate(PURPOSES)},
+    }
+
+
+def _means(values: list[float], groups: int) -> list[float]:
+    return [float(x) for x in np.reshape(values, (groups, -1)).mean(1)]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Settings of one policy with what they reach on the validation worlds."""
+
+    settings: list[list[float]]
+    handovers: list[float]
+    outage: list[float]
+
+    def under(self, cap: float) -> int:
+        """The setting of least outage whose handovers per user-minute stay at or below the cap; else the fewest."""
+        allowed = [i for i, h in enumerate(self.handovers) if h <= cap]
+        if not allowed:
+            return int(np.argmin(self.handovers))
+        return min(allowed, key=lambda i: self.outage[i])
+
+    def __add__(self, other: Sweep) -> Sweep:
+        return Sweep(
+            self.settings + other.settings, self.handovers + other.handovers, self.outage + other.outage
+        )
+
+
+def sweep(
+    config: Config,
+    scenario: Scenario,
+    settings: list[list[float]],
+    policy: Callable[[Tensor], Policy],
+    chunk: int,
+) -> Sweep:
+    """Runs a policy under every setting on the validation worlds, several settings at a time."""
+    worlds = worlds_of(config, scenario, "validation", tuple(range(config.validation_worlds)))
+    found = Sweep([], [], [])
+    for start in range(0, len(settings), chunk):
+        part = settings[start : start + chunk]
+        columns = torch.tensor(part).T.repeat_interleave(config.validation_worlds, 1)
+        repeated = worlds.repeat(len(part))
+        outcome = simulate(
+            repeated,
+            config.radio,
+            policy(columns),
+            stream(0, "messages"),
+            duration_s=config.validation_s,
+        )
+        rates = per_world(outcome, repeated, config.radio)
+        found = found + Sweep(
+            part,
+            _means(rates["handovers_per_user_minute"], len(part)),
+            _means(rates["outage_share"], len(part)),
+        )
+    return found
+
+
+def test(config: Config, scenario: Scenario, policy: Policy, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """Runs a policy on the test worlds; one number per seed."""
+    worlds = worlds_of(config, scenario, "test", seeds)
+    outcome = simulate(worlds, config.radio, policy, stream(0, "messages"), duration_s=config.test_s)
+    return per_world(outcome, worlds, config.radio)
+
+
+def rule(config: Config, columns: Tensor | list[float]) -> A3:
+    """The A3 rule from (k, TTT, offset, hysteresis), numbers or `[W]` each."""
+    k, time_to_trigger_s, offset_db, hysteresis_db = columns
+    return A3(
+        offset_db=offset_db,
+        hysteresis_db=hysteresis_db,
+        time_to_trigger_s=time_to_trigger_s,
+        filter_k=k,
+        period_s=PERIOD_STEPS["device"] * config.radio.step_s,
+        period_steps=PERIOD_STEPS["device"],
+    )
+
+
+def tune_and_test_a3(config: Config, scenario: Scenario, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """The rule at its best under each cap: a grid over all four parameters, then a finer one around the best."""
+    began = time.process_time()
+    coarse = [[k, ttt, off, 0.0] for k in FILTERS_K for ttt in TIMES_TO_TRIGGER_S for off in OFFSETS_DB]
+    found = sweep(config, scenario, coarse, lambda c: rule(config, c), 33)
+    fine = []
+    for cap in caps(config, scenario):
+        k, ttt, off, _ = found.settings[found.under(cap)]
+        fine += [
+            [near_k, ttt, max(0.0, off + step), hys]
+            for near_k in {max(0.0, k - 1), k, k + 1}
+            for step in (-0.25, 0.0, 0.25)
+            for hys in HYSTERESES_DB
+        ]
+    fine = [s for s in {tuple(s): s for s in fine}.values() if s not in coarse]
+    found = found + sweep(config, scenario, fine, lambda c: rule(config, c), 33)
+    decisions = len(found.settings) * config.validation_worlds * config.validation_users * config.validation_s
+    decisions /= PERIOD_STEPS["device"] * config.radio.step_s
+    cells = len(scene_of(config, scenario.city, scenario.map).cell_site)
+    return {
+        "sweep": [found.settings, found.handovers, found.outage],
+        "tuning_operations": decisions * cells * A3_OPERATIONS_PER_CELL,
+        "cpu_s": time.process_time() - began,
+        "caps": [
+            {
+                "cap": cap,
+                "setting": found.settings[(best := found.under(cap))],
+                "validation_handovers": found.handovers[best],
+                "validation_outage": found.outage[best],
+                "test": test(config, scenario, rule(config, found.settings[best]), seeds),
+            }
+            for cap in caps(config, scenario)
+        ],
+    }
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def experience_of(config: Config, city: str, map_: str, placement: str) -> Experience:
+    """What was recorded in all speeds and loads of a city while the behaviour rule ran."""
+    period = PERIOD_STEPS[placement]
+    behaviour = A3(
+        **BEHAVIOUR, period_s=period * config.radio.step_s, period_steps=period, placement=placement
+    )  # type: ignore[arg-type]
+    settings = config.training
+    target = Target(settings.handover_cost, settings.discount, settings.rate_weight)
+    found = []
+    for speed in config.speeds_kmh:
+        for load_ in config.loads:
+            scenario = Scenario(city, speed, load_, map_)
+            worlds = worlds_of(config, scenario, "training", tuple(range(settings.worlds)))
+            outcome = simulate(
+                worlds,
+                config.radio,
+                behaviour,
+                stream(0, "messages"),
+                duration_s=settings.duration_s,
+                record=True,
+            )
+            assert outcome.log is not None
+            mean_load = (outcome.state.load_steps * config.radio.step_s / outcome.duration_s).float()
+            found.append(
+                hindsight(
+                    outcome.log.rsrp_dbm.flatten(1, 2),
+                    mean_load.repeat_interleave(settings.users, 0),
+                    outcome.log.serving.flatten(1, 2),
+                    config.radio,
+                    target,
+                )
+            )
+    return Experience(
+        *(torch.cat([getattr(e, name) for e in found], 1) for name in ("rsrp_dbm", "value", "serving"))
+    )
+
+
+def model_for(scene: Scene, parameters: Parameters) -> ValueModel:
+    """The value model with a city's slots."""
+    return ValueModel(parameters, scene.cell_site, slots(scene))
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model: where it runs, who trained it, on which map, from which seed, and how it was fine-tuned."""
+
+    placement: str
+    regime: str
+    map: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Key of its part."""
+        return f"learned-{self.placement}/{self.regime}/{self.map}/seed{self.seed}"
+
+    @property
+    def home(self) -> Model:
+        """The model that a fine-tuned one starts from."""
+        return replace(self, regime="central")
+
+
+def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
+    """Trains one model (or one per station), books what it took, and keeps its weights."""
+    settings = config.training
+    finetuned = model.regime.startswith("finetuned")
+    city = Path(config.unseen_scene if finetuned else config.scene).stem
+    scene = scene_of(config, city, model.map)
+    sites = len(scene.site_position_m)
+    nodes = 1 if finetuned or model.regime == "central" else sites
+    random = stream(model.seed, "training", model.placement, model.regime, model.map)
+    if finetuned:
+        # a small part of the unseen city's users is enough to see what fine-tuning recovers
+        experience = experience_of(finetuning(config), city, model.map, model.placement)
+        start = parts.get_tensors(model.home.key)
+        assert start is not None
+        rounds, rate = settings.finetuning_rounds, settings.learning_rate / 2
+    else:
+        experience = experience_of(config, city, model.map, model.placement)
+        cells = len(scene.cell_site)
+        widths = (HISTORY * cells, settings.width, settings.width, cells)
+        start = initial_parameters(widths, nodes, stream(model.seed, "model"))
+        rounds, rate = settings.rounds, settings.learning_rate
+    last = f"{len(start) // 2 - 1}"
+    shell = model_for(scene, start)
+    training, validation = _split(experience)
+    batch = max(8, settings.batch // nodes)
+    batches = Batches.of(training, scene.cell_site, nodes, batch)
+    held = Batches.of(validation, scene.cell_site, nodes, 4 * batch)
+    generator = random.child("validation").generator()
+    checks = [held.draw(generator) for _ in range(2)]
+    loss = value_loss(shell)
+    mixing = federated_mixing(batches.served) if model.regime == "federated" else torch.eye(nodes)
+    meter = Meter("station")
+    with meter.running():
+        found = fit(
+            start,
+            loss,
+            batches.draw,
+            lambda parameters: torch.stack([loss(parameters, check) for check in checks]).mean(0),
+            mixing,
+            Schedule(rounds, settings.steps_per_round, rate),
+            random,
+            trainable=(lambda name: name.endswith(last))
+            if model.regime == "finetuned-last"
+            else (lambda name: True),
+        )
+    parts.put_tensors(model.key, found.parameters)
+    weights = sum(w[0].numel() for w in found.parameters.values())
+    moved = sum(
+        w[0].numel()
+        for n, w in found.parameters.items()
+        if model.regime != "finetuned-last" or n.endswith(last)
+    )
+    return {
+        "nodes": nodes,
+        "parameters": weights,
+        "moved_parameters": moved,
+        "validation_loss": found.validation_loss.mean(1).tolist(),
+        "rounds": found.rounds,
+        "batch": batch,
+        "samples": batches.served.tolist(),
+        "cpu_s": meter.usage.cpu_s,
+        "recorded_user_seconds": float(experience.rsrp_dbm.shape[0] * experience.rsrp_dbm.shape[1])
+        * PERIOD_STEPS[model.placement]
+        * config.radio.step_s,
+        "recorded_samples": int(experience.rsrp_dbm.shape[0] * experience.rsrp_dbm.shape[1]),
+    }
+
+
+def finetuning(config: Config) -> Config:
+    """The configuration of what is recorded in the unseen city: a quarter of the users, one speed and load."""
+    scenario = away_scenario(config)
+    assert scenario is not None
+    training = replace(config.training, users=max(2, config.training.users // 4))
+    return replace(config, speeds_kmh=(scenario.speed_kmh,), loads=(scenario.load,), training=training)
+
+
+def _split(experience: Experience) -> tuple[Experience, Experience]:
+    """Nine tenths of the users train, the rest validate."""
+    held = torch.arange(experience.rsrp_dbm.shape[1]) % 10 == 9
+
+    def of(mask: Tensor) -> Experience:
+        return Experience(
+            experience.rsrp_dbm[:, mask], experience.value[:, mask], experience.serving[:, mask]
+        )
+
+    return of(~held), of(held)
+
+
+# --- learned and genie ------------------------------------------------------------------------------------------------
+
+
+def learned(
+    config: Config, scenario: Scenario, model: Model, parts: Parts, threshold: Tensor | float
+) -> Learned:
+    """The learned function with a trained model and a threshold."""
+    parameters = parts.get_tensors(model.key)
+    assert parameters is not None
+    shell = model_for(scene_of(config, scenario.city, scenario.map), parameters)
+    return Learned(shell, threshold, model.placement, PERIOD_STEPS[model.placement])  # type: ignore[arg-type]
+
+
+def tune_and_test_learned(
+    config: Config,
+    scenario: Scenario,
+    model: Model,
+    rule_handovers: dict[float, float],
+    parts: Parts,
+    seeds: tuple[int, ...],
+) -> dict[str, Any]:
+    """The learned function with its threshold tuned on validation worlds to make no more handovers than the rule."""
+    began = time.process_time()
+    found = sweep(
+        config,
+        scenario,
+        [[t] for t in THRESHOLDS],
+        lambda c: learned(config, scenario, model, parts, c[0]),
+        6,
+    )
+    tuned_cpu_s = time.process_time() - began
+    results, tested = [], {}
+    for cap in caps(config, scenario):
+        best = found.under(min(cap, 0.98 * rule_handovers[cap]))
+        if best not in tested:
+            policy = learned(config, scenario, model, parts, found.settings[best][0])
+            tested[best] = test(config, scenario, policy, seeds)
+        results.append(
+            {
+                "cap": cap,
+                "setting": found.settings[best],
+                "validation_handovers": found.handovers[best],
+                "validation_outage": found.outage[best],
+                "test": tested[best],
+            }
+        )
+    return {"sweep": [found.settings, found.handovers, found.outage], "cpu_s": tuned_cpu_s, "caps": results}
+
+
+def noise_free_rewards(config: Config, scenario: Scenario, worlds: World, duration_s: float) -> Tensor:
+    """What each cell would give every user in every period without fading, `[T, W * U, C]`; others' load frozen."""
+    period_s = PERIOD_STEPS["device"] * config.radio.step_s
+    periods = int((duration_s + 3) / period_s)
+    state_m = torch.zeros(worlds.shape[:2], dtype=torch.float64)
+    stopped_s = torch.zeros(worlds.shape[:2])
+    found = []
+    load = (
+        (worlds.background_load + config.foreground_load).clamp(max=1).repeat_interleave(worlds.shape[1], 0)
+    )
+    target = Target(rate_weight=config.training.rate_weight)
+    scale = config.radio.tx_power_dbm - 10 * np.log10(config.radio.resource_elements)
+    for _ in range(periods):
+        gain = path_gain_db(worlds, position_m(worlds, state_m)).flatten(0, 1)
+        found.append(rewards((gain + scale)[None], load, config.radio, target)[0].half())
+        for _ in range(PERIOD_STEPS["device"]):
+            moving = stopped_s <= 0
+            ahead = state_m + torch.where(moving, worlds.speed_mps, 0.0).double() * config.radio.step_s
+            arrives = torch.floor(ahead / worlds.stop_spacing_m) > torch.floor(
+                state_m / worlds.stop_spacing_m
+            )
+            stopped_s = torch.where(
+                moving, torch.where(arrives, worlds.stop_s, stopped_s), stopped_s - config.radio.step_s
+            )
+            state_m = ahead
+    return torch.stack(found)
+
+
+def genie(
+    config: Config, scenario: Scenario, purpose: str, seeds: tuple[int, ...], costs: tuple[float, ...]
+) -> dict[str, Any]:
+    """The genie's runs on worlds of a purpose, one per handover cost."""
+    worlds = worlds_of(config, scenario, purpose, seeds)
+    duration_s = config.validation_s if purpose == "validation" else config.test_s
+    reward = noise_free_rewards(config, scenario, worlds, duration_s).float()
+    first = path_gain_db(worlds, worlds.route_m[:, :, 0]).argmax(-1).flatten()
+    plans = [genie_plan(reward, cost, first).view(len(reward), *worlds.shape[:2]) for cost in costs]
+    worlds = worlds.repeat(len(costs))
+    outcome = simulate(
+        worlds,
+        config.radio,
+        Genie(torch.cat(plans, 1), PERIOD_STEPS["device"]),
+        stream(0, "messages"),
+        duration_s=duration_s,
+    )
+    return per_world(outcome, worlds, config.radio)
+
+
+def tune_and_test_genie(config: Config, scenario: Scenario, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """The genie's front on validation worlds, and its floor on the test worlds under each cap."""
+    validated = genie(config, scenario, "validation", tuple(range(config.validation_worlds)), GENIE_COSTS)
+    found = Sweep(
+        [[c] for c in GENIE_COSTS],
+        _means(validated["handovers_per_user_minute"], len(GENIE_COSTS)),
+        _means(validated["outage_share"], len(GENIE_COSTS)),
+    )
+    results = []
+    for cap in caps(config, scenario):
+        best = found.under(cap)
+        results.append(
+            {
+                "cap": cap,
+                "setting": found.settings[best],
+                "validation_handovers": found.handovers[best],
+                "validation_outage": found.outage[best],
+                "test": genie(config, scenario, "test", seeds, (found.settings[best][0],)),
+            }
+        )
+    return {"sweep": [found.settings, found.handovers, found.outage], "caps": results}
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
+
+
+def picture(config: Config, scenario: Scenario, policy: Policy, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """One recorded run anywhere in the city: distributions, places of outage, and outage on streets never seen."""
+    worlds = worlds_of(config, scenario, "test", seeds, everywhere=True)
+    outcome = simulate(
+        worlds, config.radio, policy, stream(0, "messages"), duration_s=config.test_s, record=True
+    )
+    assert outcome.log is not None
+    log = outcome.log
+    scene = scene_of(config, scenario.city, scenario.map)
+    steps = log.outage_steps.diff(dim=0, prepend=torch.zeros_like(log.outage_steps[:1]))
+    cell = ((log.position_m - torch.tensor(scene.origin_m)) / scene.resolution_m).round().long()
+    unseen = torch.as_tensor(held_out(config, scenario.city))[
+        cell[..., 1].clamp(0, scene.outdoor.shape[0] - 1), cell[..., 0].clamp(0, scene.outdoor.shape[1] - 1)
+    ]
+    period_steps = policy.period_steps
+    sinr = log.sinr_db.float()
+    known = sinr[sinr.isfinite()]
+    shares = torch.linspace(0.005, 0.995, 100)
+    some = known[torch.arange(0, len(known), max(1, len(known) // 200_000))]
+    throughput = (outcome.state.bits / outcome.duration_s).flatten().float()
+    places = log.position_m[steps >= period_steps]
+    places = places[torch.arange(0, len(places), max(1, len(places) // 1500))]
+    unseen_steps = [float((steps * unseen).sum((0, 2))[w]) for w in range(len(seeds))]
+    unseen_total = [float(unseen.sum((0, 2))[w]) * period_steps for w in range(len(seeds))]
+    return {
+        "unseen_outage": [o / max(t, 1.0) for o, t in zip(unseen_steps, unseen_total, strict=True)],
+        "sinr_db": [round(float(x), 3) for x in torch.quantile(some, shares)],
+        "throughput": [float(x) for x in torch.quantile(throughput, shares)],
+        "shares": [float(x) for x in shares],
+        "outage_x_m": [round(float(x), 1) for x in places[:, 0]],
+        "outage_y_m": [round(float(y), 1) for y in places[:, 1]],
+    }

@@ -1,0 +1,142 @@
+"""What the study `worth` can be asked: its configuration and presets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from defiance.network.settings import RadioConfig
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the learned function is trained; the budget of a regime is shared by its nodes."""
+
+    worlds: int = field(
+        default=4, metadata={"min": 1, "max": 64, "help": "recorded worlds per speed and load"}
+    )
+    users: int = field(default=100, metadata={"min": 2, "max": 1000, "help": "users per recorded world"})
+    duration_s: float = field(
+        default=150.0, metadata={"min": 10.0, "unit": "s", "help": "time recorded per world"}
+    )
+    width: int = field(default=128, metadata={"min": 4, "max": 1024, "help": "neurons of both hidden layers"})
+    rounds: int = field(
+        default=30, metadata={"min": 1, "max": 1000, "help": "rounds; nodes average after each"}
+    )
+    steps_per_round: int = field(default=100, metadata={"min": 1, "help": "optimiser steps per round"})
+    batch: int = field(default=2048, metadata={"min": 8, "help": "samples per step, over all nodes together"})
+    learning_rate: float = field(
+        default=2e-3, metadata={"min": 1e-6, "max": 1.0, "help": "of Adam at the start"}
+    )
+    handover_cost: float = field(default=1.0, metadata={"min": 0.0, "help": "in decision periods of outage"})
+    discount: float = field(default=0.95, metadata={"min": 0.0, "max": 0.999, "help": "per decision period"})
+    rate_weight: float = field(
+        default=0.1, metadata={"min": 0.0, "max": 1.0, "help": "worth of the highest rate"}
+    )
+    finetuning_rounds: int = field(default=8, metadata={"min": 1, "help": "rounds in the unseen city"})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Configuration of the study."""
+
+    scene: str = field(
+        default="munich", metadata={"help": "city that is trained in: shipped name or scene file"}
+    )
+    unseen_scene: str = field(default="florence", metadata={"help": "city for generalisation; empty: none"})
+    speeds_kmh: tuple[float, ...] = field(default=(3.0, 30.0, 50.0), metadata={"min": 0.1, "max": 120.0})
+    loads: tuple[float, ...] = field(
+        default=(0.5, 1.0), metadata={"min": 0.0, "max": 1.0, "help": "PRBs occupied"}
+    )
+    caps: tuple[float, ...] = field(
+        default=(8.0, 12.0),
+        metadata={"min": 0.1, "unit": "1/min", "help": "handovers per user-minute at most"},
+    )
+    pedestrian_cap: float = field(
+        default=1.0, metadata={"min": 0.1, "unit": "1/min", "help": "the cap below 10 km/h"}
+    )
+    maps: tuple[str, ...] = field(default=("raw", "smooth"), metadata={"help": "raw, smooth (3x3 median)"})
+    placements: tuple[str, ...] = field(
+        default=("station", "device"), metadata={"help": "where a model runs"}
+    )
+    regimes: tuple[str, ...] = field(
+        default=("local", "federated", "central"), metadata={"help": "who trains"}
+    )
+    training_seeds: int = field(default=3, metadata={"min": 1, "max": 100, "help": "models per regime"})
+    users: int = field(default=100, metadata={"min": 2, "max": 2000, "help": "users per test world"})
+    test_s: float = field(default=120.0, metadata={"min": 5.0, "unit": "s", "help": "time per test world"})
+    validation_worlds: int = field(default=4, metadata={"min": 1, "max": 100})
+    validation_users: int = field(default=60, metadata={"min": 2, "max": 2000})
+    validation_s: float = field(default=90.0, metadata={"min": 5.0, "unit": "s"})
+    demand_bps: float = field(
+        default=300e3, metadata={"min": 0.0, "unit": "bit/s", "help": "wanted by every user"}
+    )
+    foreground_load: float = field(
+        default=0.08,
+        metadata={"min": 0.0, "max": 1.0, "help": "share of the load that the simulated users make"},
+    )
+    workers: int = field(default=0, metadata={"min": 0, "max": 256, "help": "processes; 0: one per core"})
+    training: Training = Training()
+    radio: RadioConfig = RadioConfig()
+
+
+FULL = Config()
+QUICK = replace(
+    FULL,
+    speeds_kmh=(30.0,),
+    loads=(0.5,),
+    caps=(8.0,),
+    maps=("raw",),
+    placements=("device",),
+    training_seeds=1,
+    users=60,
+    test_s=60.0,
+    validation_worlds=2,
+    validation_users=50,
+    validation_s=60.0,
+    training=replace(FULL.training, worlds=4, users=60, duration_s=90.0, rounds=10, finetuning_rounds=3),
+)
+PRESETS = {"quick": QUICK, "full": FULL}
+SEEDS = {"quick": 4, "full": 8}
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One cell of the study, without a cap: where, how fast, how loaded, on which map."""
+
+    city: str
+    speed_kmh: float
+    load: float
+    map: str
+
+    def name(self, cap: float | None = None) -> str:
+        """`munich/30kmh/load50/cap8/raw`; without a cap its part is left out."""
+        parts = [self.city, f"{self.speed_kmh:g}kmh", f"load{round(100 * self.load):d}"]
+        return "/".join([*parts, *([] if cap is None else [f"cap{cap:g}"]), self.map])
+
+
+def caps(config: Config, scenario: Scenario) -> tuple[float, ...]:
+    """Caps on handovers per user-minute that a scenario is judged under."""
+    return (config.pedestrian_cap,) if scenario.speed_kmh < 10 else config.caps
+
+
+def home_scenarios(config: Config) -> list[Scenario]:
+    """All cells in the city that is trained in."""
+    from pathlib import Path
+
+    city = Path(config.scene).stem
+    return [
+        Scenario(city, speed, load, map_)
+        for map_ in config.maps
+        for speed in config.speeds_kmh
+        for load in config.loads
+    ]
+
+
+def away_scenario(config: Config) -> Scenario | None:
+    """The cell of the unseen city: the first vehicular speed and load, on the traced map."""
+    from pathlib import Path
+
+    if not config.unseen_scene:
+        return None
+    speed = next((s for s in config.speeds_kmh if s >= 10), config.speeds_kmh[0])
+    return Scenario(Path(config.unseen_scene).stem, speed, config.loads[0], config.maps[0])
