@@ -1,7 +1,7 @@
 """The network's step as one tensor program: the reference, and the path on a GPU.
 
-Everything a user or a cell does in `RadioConfig.step_s` seconds stands here once, batch first `[W, U, C]`; `kernel.step`
-is the same function as a fused CPU loop.
+Everything a user or a cell does in `RadioConfig.step_s` seconds stands here once, batch first `[W, U, C]`;
+`kernel.step` is the same function as a fused CPU loop.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from defiance.scene.streets import ROUTE_SPACING_M
 def step(world: World, state: State, config: RadioConfig, steps: int = 1) -> State:
     """Advances all worlds by `steps` steps of `config.step_s`.
 
-    Pure: draws live in `world`, so two calls with the same arguments return the same state. Order within a step:
-    movement, received powers, handover procedures, radio-link monitoring, scheduling. The load that interferes is that
-    of the step before.
+    Pure: draws live in `world`, so two calls with the same arguments return the same state. Order within a
+    step: movement, received powers, handover procedures, radio-link monitoring, scheduling. The load that
+    interferes is that of the step before.
 
     Args:
         world: constants, `[W, U, ...]`.
@@ -67,9 +67,9 @@ def path_gain_db(world: World, position: Tensor) -> Tensor:
 def fading_power(world: World, fading_turns: Tensor) -> Tensor:
     """|h|^2 of every link, mean 1: a sum of sinusoids whose autocorrelation is J0(2 pi d / lambda).
 
-    Jakes' spectrum with one scatterer per sector of angles and a random offset per link, so that the ensemble's
-    autocorrelation is exact for any number of scatterers (Clarke 1968; Zheng and Xiao 2003). A function of the distance
-    alone: no policy can change a draw.
+    Jakes' spectrum with one scatterer per sector of angles and a random offset per link, so that the
+    ensemble's autocorrelation is exact for any number of scatterers (Clarke 1968; Zheng and Xiao 2003). A
+    function of the distance alone: no policy can change a draw.
 
     Args:
         world: directions and phases, `[W, U, N, C]`.

@@ -18,8 +18,8 @@ class RadioConfig:
 
     Attributes of time are rounded to whole steps by the simulator. Sources: TR 36.839 clause 5.2 and table
     5.2.1.1-1 (Qout, Qin, T310, N310, N311, preparation and execution delay, time of stay of a ping-pong),
-    TS 38.133 clause 8.1 (evaluation periods of radio-link monitoring), TS 38.213 clause 4.1 (SS burst period 20 ms),
-    TR 36.942 annex A (attenuated Shannon rate).
+    TS 38.133 clause 8.1 (evaluation periods of radio-link monitoring), TS 38.213 clause 4.1 (SS burst period
+    20 ms), TR 36.942 annex A (attenuated Shannon rate).
     """
 
     step_s: float = field(

@@ -1,11 +1,11 @@
-"""The loop around the step: the network measures, a policy decides, messages travel over links, the network executes.
+"""The loop around the step: the network measures, a policy decides, links carry it, the network executes.
 
 One period of a policy is a whole number of steps::
 
-    step ... step | measure ──(report over the uplink)──▶ decide ──(Xn preparation)──▶ command over the downlink ──▶ step
+    step ... step | measure ──(report, uplink)──▶ decide ──(Xn preparation)──▶ command, downlink ──▶ step
 
-A policy on the device decides from its own measurement and sends a request; one at the base station sees only the
-reports that arrived.
+A policy on the device decides from its own measurement and sends a request; one at the base station sees only
+the reports that arrived.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from defiance.network.world import World
 from defiance.seeding import Stream
 
 RSRP_FLOOR_DBM = -128.0
-"""Weakest RSRP a user detects: noise of one 30 kHz resource element at 7 dB noise figure and TS 38.133's SSB Es/Iot of -6 dB."""
+"""Weakest RSRP a user detects: the noise of one 30 kHz resource element at a noise figure of 7 dB, and TS
+38.133's SSB Es/Iot of -6 dB."""
 
 REPORT_CELL_BITS, REPORT_HEADER_BITS = 17, 40
-"""TS 38.331 MeasurementReport: 10 bits of physical cell identity and 7 of RSRP per cell, and about 5 bytes around them."""
+"""TS 38.331 MeasurementReport: 10 bits of physical cell identity and 7 of RSRP per cell + about 5 bytes."""
 
 COMMAND_BITS = 2000
 """RRCReconfiguration with a mobility command, about 250 bytes."""
@@ -48,7 +49,8 @@ class Observation:
     """What a decision may see.
 
     Attributes:
-        rsrp_dbm: last measurement per cell, `[W, U, C]`; `RSRP_FLOOR_DBM` where a cell was not heard or not reported.
+        rsrp_dbm: last measurement per cell, `[W, U, C]`; `RSRP_FLOOR_DBM` where a cell was not heard or not
+            reported.
         serving: serving cell, `[W, U]`.
         fresh: whether this measurement reached the decider, `[W, U]`.
         steps: steps since the start.
@@ -63,8 +65,13 @@ class Observation:
 class Policy(Protocol):
     """Who decides on handovers: a rule, its learned rival or the genie (see `defiance.control.handover`)."""
 
-    placement: Literal["device", "station"]
-    period_steps: int
+    @property
+    def placement(self) -> Literal["device", "station"]:
+        """Whether it decides on the device or at the base station."""
+
+    @property
+    def period_steps(self) -> int:
+        """Steps between two decisions."""
 
     def initial(self, worlds: int, users: int, cells: int) -> Any:
         """Memory before the first observation."""
@@ -124,7 +131,7 @@ def sinr_db(state: State) -> Tensor:
 
 
 def measure(state: State, config: RadioConfig) -> State:
-    """Layer-1 filtering: the mean received power per resource element since the last measurement, then a fresh start."""
+    """Layer-1 filtering: mean received power per resource element since the last measurement; starts anew."""
     mean = state.rsrp_sum_mw / state.measured_steps.clamp(min=1)[:, None, None]
     rsrp = 10 * torch.log10((mean / config.resource_elements).clamp(min=1e-20))
     return replace(
@@ -136,9 +143,10 @@ def measure(state: State, config: RadioConfig) -> State:
 
 
 def l3_filter(filtered_dbm: Tensor, measured_dbm: Tensor, k: Tensor | float, period_s: float) -> Tensor:
-    """Layer-3 filtering of TS 38.331 clause 5.5.3.2: F = (1 - a) F + a M, a = 1/2^(k/4) at one measurement per 200 ms.
+    """Layer-3 filtering of TS 38.331 clause 5.5.3.2: F = (1 - a) F + a M.
 
-    At another rate `a` is adapted so that the filter keeps its time constant, as the clause demands.
+    a = 1/2^(k/4) at one measurement per 200 ms; at another rate it is adapted so that the filter keeps its
+    time constant, as the clause demands.
     """
     a = torch.as_tensor(k, dtype=torch.float32).mul(-0.25).exp2()
     a = 1 - (1 - a) ** (period_s / 0.2)
@@ -146,7 +154,7 @@ def l3_filter(filtered_dbm: Tensor, measured_dbm: Tensor, k: Tensor | float, per
 
 
 def reported(rsrp_dbm: Tensor, serving: Tensor, neighbours: int = 8) -> Tensor:
-    """What a periodic report carries (TS 38.331, 38.133): the serving cell and the strongest neighbours, in 1 dB steps.
+    """What a periodic report carries (TS 38.331): serving cell and strongest neighbours, in 1 dB steps.
 
     Args:
         rsrp_dbm: `[W, U, C]`.
@@ -250,9 +258,15 @@ def simulate(
 
 
 COUNTS = (
-    "outage_steps", "interrupted_steps", "handovers", "ping_pongs", "link_failures", "handover_failures", "bits",
+    "outage_steps",
+    "interrupted_steps",
+    "handovers",
+    "ping_pongs",
+    "link_failures",
+    "handover_failures",
+    "bits",
     "load_steps",
-)  # fmt: skip
+)
 
 
 def _since(start: State, state: State) -> State:

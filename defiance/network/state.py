@@ -42,7 +42,8 @@ class State:
         load: share of PRBs occupied, `[W, C]`.
         ring: where the next entry of the ring goes, `[W]` int32.
         measured_steps: steps since the last measurement, `[W]` int32.
-        outage_steps, interrupted_steps, handovers, ping_pongs, link_failures, handover_failures: counts, `[W, U]` int32.
+        outage_steps, interrupted_steps, handovers, ping_pongs, link_failures, handover_failures: counts,
+            `[W, U]` int32.
         bits: delivered, `[W, U]` float64.
         load_steps: sum of the load over steps, `[W, C]` float64.
     """

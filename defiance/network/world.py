@@ -1,22 +1,24 @@
 """A world: everything that is drawn once and that no policy can change.
 
-Routes, speeds, fading, background load and demand are the same under every policy, so comparisons between policies are
-paired (common random numbers). Shapes: W worlds, U users, C cells, N scatterers, P points of a route.
+Routes, speeds, fading, background load and demand are the same under every policy, so comparisons between
+policies are paired (common random numbers). Shapes: W worlds, U users, C cells, N scatterers, P points of a
+route.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from defiance.network.settings import RadioConfig
 from defiance.scene import Scene
-from defiance.scene.streets import ROUTE_SPACING_M, routes
+from defiance.scene.streets import ROUTE_SPACING_M, Kind, Mask, routes
 from defiance.seeding import Stream
 
-KIND_OF_SPEED = ((10.0, "pedestrian"), (40.0, "bus"), (float("inf"), "car"))
+KIND_OF_SPEED: tuple[tuple[float, Kind], ...] = ((10.0, "pedestrian"), (40.0, "bus"), (float("inf"), "car"))
 STOP_SPACING_M = {"pedestrian": float("inf"), "bus": 400.0, "car": float("inf")}
 STOP_S = {"pedestrian": 0.0, "bus": 10.0, "car": 0.0}
 
@@ -75,8 +77,9 @@ class World:
 
     def to(self, device: torch.device | str) -> World:
         """The same worlds on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return World(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in values.items()}
+        return World(**moved)
 
 
 def draw_worlds(
@@ -89,7 +92,7 @@ def draw_worlds(
     speed_kmh: float,
     load: float,
     demand_bps: float,
-    region: Tensor | None = None,
+    region: Mask | None = None,
 ) -> World:
     """Draws one world per stream.
 
@@ -99,9 +102,10 @@ def draw_worlds(
         streams: one named random stream per world; a world depends on its own stream alone.
         users: U.
         duration_s: how long the routes must last.
-        speed_kmh: mean speed of the users while they move; below 10 pedestrians, below 40 buses (which stop for 10 s
-            every 400 m), else cars. Each user's own speed is within 15 % of it.
-        load: share of PRBs that is occupied on average without the simulated users, [0, 1]; cells differ by +-20 %.
+        speed_kmh: mean speed of the users while they move; below 10 pedestrians, below 40 buses (which stop
+            for 10 s every 400 m), else cars. Each user's own speed is within 15 % of it.
+        load: share of PRBs that is occupied on average without the simulated users, [0, 1]; cells differ by
+            +-20 %.
         demand_bps: traffic that every user wants.
         region: outdoor cells that routes keep to, `[rows, columns]`.
     """
