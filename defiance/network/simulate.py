@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from defiance.link import PURPOSES, Deliveries, LossyLink, Packets, loss_from_sinr
+from defiance.link import PURPOSES, LossyLink, Packets, loss_from_sinr
 from defiance.network import kernel, reference
 from defiance.network.settings import RadioConfig
 from defiance.network.state import CONNECTED, NONE, State, initial
@@ -303,11 +303,7 @@ class _Messenger:
             offered_s=now_s,
         )
         heard = self._send(self.uplink, packets, now_s, state)
-        return (
-            torch.zeros(senders.numel(), dtype=torch.bool)
-            .index_fill(0, heard.source, True)
-            .view(senders.shape)
-        )
+        return torch.zeros(senders.numel(), dtype=torch.bool).index_fill(0, heard, True).view(senders.shape)
 
     def command(self, state: State, wanted: Tensor, period: int, now_s: float) -> State:
         """Sends the commands of handovers that have been prepared over Xn, `wanted` `[W, U]`."""
@@ -323,21 +319,20 @@ class _Messenger:
             offered_s=now_s,
         )
         told = self._send(self.downlink, command, now_s, state)
-        target = state.target.flatten().index_copy(
-            0, told.destination, wanted.flatten()[told.destination].int()
-        )
+        target = state.target.flatten().index_copy(0, told, wanted.flatten()[told].int())
         ahead_s = self.config.air_delay_s + now_s - self.config.steps(now_s) * self.config.step_s
         wait = torch.full_like(target, self.config.steps(max(0.0, ahead_s)))
         return replace(state, target=target.view(wanted.shape), command_steps=wait.view(wanted.shape))
 
-    def _send(self, link: LossyLink, packets: Packets, now_s: float, state: State) -> Deliveries:
-        """What arrives of a batch that is alone on its link; both ends are numbered world by world."""
+    def _send(self, link: LossyLink, packets: Packets, now_s: float, state: State) -> Tensor:
+        """Sends a batch that is alone on its link; returns whose packets arrived, numbered world by world."""
         loss = loss_from_sinr(sinr_db(state).flatten())
         held = link.offer(replace(link.initial(), loss_probability=loss), packets, now_s)
         _, deliveries = link.advance(held, math.inf, self.stream)
         worlds, users = self.shape
-        world = (deliveries.source + deliveries.destination) // users
+        user = deliveries.source + deliveries.destination  # one of them is the network, 0
+        world = user // users
         self.bits.index_put_((world, deliveries.purpose), deliveries.sent_bits, accumulate=True)
         self.messages += torch.bincount(world, minlength=worlds)
         self.lost += torch.bincount(world[~deliveries.delivered], minlength=worlds)
-        return deliveries.select(deliveries.delivered)
+        return user[deliveries.delivered]
