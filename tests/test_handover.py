@@ -219,17 +219,17 @@ def worth(reward: Tensor, plan: Tensor, cost: float) -> Tensor:
 
 
 def test_a_plan_is_never_worse_than_staying_and_dearer_handovers_are_fewer() -> None:
-    reward = rewards(0, 40, 50, 6)
-    first = torch.arange(50) % 6
+    reward = rewards(0, 30, 20, 6)
+    first = torch.arange(20) % 6
     count = []
     for cost in (0.0, 0.1, 0.3, 1.0, 3.0, 100.0):
         plan = genie_plan(reward, cost, first)
-        stay = first.expand(40, 50)
+        stay = first.expand(30, 20)
         assert bool((worth(reward, plan, cost) >= worth(reward, stay, cost) - 1e-9).all())
         count.append((plan.diff(dim=0) != 0).sum(0))
     for cheap, dear in pairwise(count):
         assert bool((dear <= cheap).all())
-    assert count[0].sum() > 1000 and count[-1].sum() == 0
+    assert count[0].sum() > 400 and count[-1].sum() == 0
 
 
 def test_costs_per_user_are_costs_one_by_one() -> None:

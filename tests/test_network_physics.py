@@ -66,7 +66,7 @@ def test_fading_autocorrelation_is_jakes(scatterers: int) -> None:
     """
     starts = 500.0 * torch.arange(4)
     now = fading_samples(scatterers, starts) - 1
-    for d in (0.0, 0.15, 0.3, 0.383, 0.61, 1.1):
+    for d in (0.0, 0.15, 0.383, 0.61):
         later = fading_samples(scatterers, starts + d) - 1
         z = 2 * math.pi * d
         images = sum(jv(scatterers * m, z) ** 2 for m in range(1, 5))
