@@ -105,8 +105,8 @@ def hindsight(
         reward = rewards(smoothed(rsrp_dbm[:, users], target.smoothing_periods), load[users], config, target)
         value = hindsight_values(reward, target.handover_cost, target.discount)
         values[:, users] = (value - value.amax(-1, keepdim=True)).half()
-    # what a choice at t is worth begins at t + 1, when a handover that starts now has been executed
-    return Experience(rsrp_dbm[:-1], values[1:], serving[:-1])
+    # a handover decided at the end of period t is prepared and executed during t + 1, and serves from t + 2 on
+    return Experience(rsrp_dbm[:-2], values[2:], serving[:-2])
 
 
 def smoothed(rsrp_dbm: Tensor, periods: int) -> Tensor:

@@ -31,8 +31,8 @@ from defiance.studies.worth.settings import (
     Config,
     Scenario,
     away_scenario,
-    caps,
     home_scenarios,
+    placements,
 )
 
 __all__ = ["PRESETS", "SEEDS", "Config", "run"]
@@ -56,13 +56,13 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
     models = [
         Model(placement, regime, map_, seed)
         for map_ in config.maps
-        for placement in config.placements
+        for placement in placements(config, map_)
         for regime in config.regimes
         for seed in range(config.training_seeds)
     ]
     tuned = [
         Model(placement, regime, config.maps[0], seed)
-        for placement in config.placements
+        for placement in placements(config, config.maps[0])
         for regime in ("finetuned-whole", "finetuned-last")
         for seed in range(config.training_seeds)
         if away and "central" in config.regimes

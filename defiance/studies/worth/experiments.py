@@ -44,12 +44,12 @@ from defiance.studies.worth.settings import Config, Scenario, away_scenario, cap
 PERIOD_STEPS = {"device": 5, "station": 6}
 """Steps between two decisions: 100 ms on the device; reports arrive every 120 ms at the station (TS 38.331)."""
 
-OFFSETS_DB = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0)
-TIMES_TO_TRIGGER_S = (0.0, 0.1, 0.2, 0.3)
+OFFSETS_DB = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
+TIMES_TO_TRIGGER_S = (0.0, 0.1, 0.2)
 FILTERS_K = (0.0, 2.0, 4.0)
 HYSTERESES_DB = (0.0, 1.0, 2.0)
-THRESHOLDS = (0.02, 0.05, 0.08, 0.12, 0.16, 0.2, 0.25, 0.3, 0.4, 0.55, 0.8, 1.2)
-GENIE_COSTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 4.0)
+THRESHOLDS = (0.1, 0.2, 0.35, 0.5, 0.7, 0.9, 1.2)
+GENIE_COSTS = (0.02, 0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
 A3_OPERATIONS_PER_CELL = 8
 """Operations of the rule per cell and measurement: filter 3, margin 2, comparisons 2, timer 1 (counted in `a3_step`)."""
 
@@ -209,7 +209,7 @@ def tune_and_test_a3(config: Config, scenario: Scenario, seeds: tuple[int, ...])
     """The rule at its best under each cap: a grid over all four parameters, then a finer one around the best."""
     began = time.process_time()
     coarse = [[k, ttt, off, 0.0] for k in FILTERS_K for ttt in TIMES_TO_TRIGGER_S for off in OFFSETS_DB]
-    found = sweep(config, scenario, coarse, lambda c: rule(config, c), 33)
+    found = sweep(config, scenario, coarse, lambda c: rule(config, c), 27)
     fine = []
     for cap in caps(config, scenario):
         k, ttt, off, _ = found.settings[found.under(cap)]
@@ -220,7 +220,7 @@ def tune_and_test_a3(config: Config, scenario: Scenario, seeds: tuple[int, ...])
             for hys in HYSTERESES_DB
         ]
     fine = [s for s in {tuple(s): s for s in fine}.values() if s not in coarse]
-    found = found + sweep(config, scenario, fine, lambda c: rule(config, c), 33)
+    found = found + sweep(config, scenario, fine, lambda c: rule(config, c), 27)
     decisions = len(found.settings) * config.validation_worlds * config.validation_users * config.validation_s
     decisions /= PERIOD_STEPS["device"] * config.radio.step_s
     cells = len(scene_of(config, scenario.city, scenario.map).cell_site)
@@ -255,7 +255,7 @@ def experience_of(config: Config, city: str, map_: str, placement: str) -> Exper
     target = Target(settings.handover_cost, settings.discount, settings.rate_weight)
     found = []
     for speed in config.speeds_kmh:
-        for load_ in config.loads:
+        for load_ in config.loads if speed >= 10 else config.loads[:1]:
             scenario = Scenario(city, speed, load_, map_)
             worlds = worlds_of(config, scenario, "training", tuple(range(settings.worlds)))
             outcome = simulate(
@@ -385,7 +385,9 @@ def finetuning(config: Config) -> Config:
 
 def _split(experience: Experience) -> tuple[Experience, Experience]:
     """Nine tenths of the users train, the rest validate."""
-    held = torch.arange(experience.rsrp_dbm.shape[1]) % 10 == 9
+    users = experience.rsrp_dbm.shape[1]
+    every = min(10, users)
+    held = torch.arange(users) % every == every - 1
 
     def of(mask: Tensor) -> Experience:
         return Experience(

@@ -27,7 +27,7 @@ class Training:
     learning_rate: float = field(
         default=2e-3, metadata={"min": 1e-6, "max": 1.0, "help": "of Adam at the start"}
     )
-    handover_cost: float = field(default=1.0, metadata={"min": 0.0, "help": "in decision periods of outage"})
+    handover_cost: float = field(default=3.0, metadata={"min": 0.0, "help": "in decision periods of outage"})
     discount: float = field(default=0.95, metadata={"min": 0.0, "max": 0.999, "help": "per decision period"})
     rate_weight: float = field(
         default=0.1, metadata={"min": 0.0, "max": 1.0, "help": "worth of the highest rate"}
@@ -66,7 +66,7 @@ class Config:
     test_s: float = field(default=120.0, metadata={"min": 5.0, "unit": "s", "help": "time per test world"})
     validation_worlds: int = field(default=4, metadata={"min": 1, "max": 100})
     validation_users: int = field(default=60, metadata={"min": 2, "max": 2000})
-    validation_s: float = field(default=90.0, metadata={"min": 5.0, "unit": "s"})
+    validation_s: float = field(default=60.0, metadata={"min": 5.0, "unit": "s"})
     demand_bps: float = field(
         default=300e3, metadata={"min": 0.0, "unit": "bit/s", "help": "wanted by every user"}
     )
@@ -120,7 +120,7 @@ def caps(config: Config, scenario: Scenario) -> tuple[float, ...]:
 
 
 def home_scenarios(config: Config) -> list[Scenario]:
-    """All cells in the city that is trained in."""
+    """All cells in the city that is trained in; pedestrians at the first load only, for they have next to nothing to gain."""
     from pathlib import Path
 
     city = Path(config.scene).stem
@@ -128,8 +128,13 @@ def home_scenarios(config: Config) -> list[Scenario]:
         Scenario(city, speed, load, map_)
         for map_ in config.maps
         for speed in config.speeds_kmh
-        for load in config.loads
+        for load in (config.loads if speed >= 10 else config.loads[:1])
     ]
+
+
+def placements(config: Config, map_: str) -> tuple[str, ...]:
+    """Where models run that are judged on a map."""
+    return config.smooth_placements if map_ == "smooth" else config.placements
 
 
 def away_scenario(config: Config) -> Scenario | None:

@@ -78,8 +78,8 @@ class Results:
                 found.setdefault((model.placement, model.regime), []).append(model)
         return found
 
-    def chosen(self, scenario: Scenario, cap: float) -> tuple[str, str]:
-        """Placement and regime of least validation outage under a cap."""
+    def chosen(self, scenario: Scenario, cap: float, placement: str | None = None) -> tuple[str, str]:
+        """Placement and regime of least validation outage under a cap, of one placement or of all."""
 
         def outage(kind: tuple[str, str]) -> float:
             return float(
@@ -91,7 +91,7 @@ class Results:
                 )
             )
 
-        return min(self.models(scenario), key=outage)
+        return min((k for k in self.models(scenario) if placement in (None, k[0])), key=outage)
 
     def tested(self, kind: tuple[str, str], scenario: Scenario, cap: float, name: str) -> NDArray[np.float64]:
         """A rate on the test worlds, `[training seeds, seeds]`."""
@@ -437,7 +437,6 @@ def _scenario_rows(results: Results, scenario: Scenario, cap: float) -> Iterator
         "modelled",
     )
     yield from _energy_rows(results, "a3", "none", name, rule, [a3])
-    chosen = results.chosen(scenario, cap)
     for kind, models in results.models(scenario).items():
         placement, regime = kind
         candidate, on = f"learned-{placement}", placement_profile(placement)
@@ -460,7 +459,7 @@ def _scenario_rows(results: Results, scenario: Scenario, cap: float) -> Iterator
             "measured",
         )
         yield _row(
-            candidate, regime, name, "network", "chosen", _constant(float(kind == chosen)), 1, "measured"
+            candidate, regime, name, "network", "chosen", _constant(float(kind == results.chosen(scenario, cap, placement))), 1, "measured"
         )
         decision = decision_operations(config, scene)
         tuning = decision * len(results.judged[models[0], scenario]["sweep"][0]) * config.validation_worlds
