@@ -11,13 +11,16 @@ to the next memory and the wanted cell. Parameters may differ by world (`[W]`), 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from defiance.network.simulate import Observation, l3_filter
 from defiance.network.state import NONE
+
+if TYPE_CHECKING:
+    from defiance.control.experience import ValueModel
 
 HISTORY = 10
 """Measurements that the learned function looks back: about one second."""

@@ -277,6 +277,7 @@ def _run(  # type: ignore[no-untyped-def]
                                 serving[w, u] = cell
                                 stay[w, u] = 0
                                 status[w, u] = CONNECTED
+                                sinr[w, u] = s_in / i_in
                             target[w, u] = NONE
                     else:
                         sinr[w, u] = s_in / i_in

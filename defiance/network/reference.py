@@ -189,7 +189,7 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         t310_steps=torch.where(fresh | link_failed, NONE, t310).int(),
         out_of_sync=torch.where(fresh, 0, out_of_sync).int(),
         in_sync=torch.where(fresh, 0, in_sync).int(),
-        sinr=torch.where(connected & ~link_failed, s_in / i_in.clamp(min=1e-30), 0.0),
+        sinr=torch.where((connected & ~link_failed) | succeeded, s_in / i_in.clamp(min=1e-30), 0.0),
         rsrp_sum_mw=state.rsrp_sum_mw + received,
         rsrp_dbm=state.rsrp_dbm,
         load=load,

@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from defiance.errors import DefianceError
 from defiance.link import PURPOSES, LossyLink, Packets, loss_from_sinr
 from defiance.network import kernel, reference
 from defiance.network.settings import RadioConfig
@@ -202,7 +203,12 @@ def simulate(
     messenger = _Messenger(world, config, stream)
     period_s = policy.period_steps * config.step_s
     handling_s = config.air_delay_s + config.preparation_s
-    until_command = min(config.steps(handling_s), policy.period_steps)
+    until_command = config.steps(handling_s)
+    if until_command > policy.period_steps:
+        raise DefianceError(
+            f"a report and the preparation take {handling_s} s, longer than the {period_s} s between decisions;"
+            " lower radio.air_delay_s or radio.preparation_s"
+        )
     counting_from = math.ceil(warm_up_s / period_s)
     periods = counting_from + max(1, round(duration_s / period_s))
     wanted = torch.full((worlds, users), NONE, dtype=torch.int64)

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
 
-import numba
 import torch
 
 from defiance.kpm import Sheet
@@ -179,4 +178,3 @@ def _workers(config: Config) -> Iterator[Callable[..., Future[dict[str, Any]]]]:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    numba.set_num_threads(1)

@@ -31,6 +31,7 @@ from defiance.control.handover import A3, HISTORY, Genie, Learned, genie_plan
 from defiance.learn.training import Parameters, Schedule, federated_mixing, fit
 from defiance.link import PURPOSES
 from defiance.meter import Meter
+from defiance.network.energy import network_energy_j
 from defiance.network.reference import path_gain_db, position_m
 from defiance.network.settings import RadioConfig
 from defiance.network.simulate import Outcome, Policy, simulate
@@ -121,7 +122,7 @@ def per_world(outcome: Outcome, worlds: World, radio: RadioConfig) -> dict[str, 
             .sum(1)
             .clamp(min=0)
         ],
-        "cells": state.load_steps.shape[1],
+        "network_j": network_energy_j(state.load_steps, radio.step_s, outcome.duration_s).tolist(),
         "bits": [float(x) for x in state.bits.sum(1)],
         "prepared": [float(x) for x in outcome.prepared],
         "messages": [float(x) for x in outcome.messages],

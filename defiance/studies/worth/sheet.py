@@ -500,9 +500,7 @@ def _energy_rows(
         yield _row(
             candidate, regime, name, node, "energy", crossed_interval(watts * user_seconds), n, "modelled"
         )
-    power = base_station_power_w(torch.tensor([0.0, 1.0])).tolist()
-    seconds = results.config.test_s * tests[0]["cells"]
-    network = power[0] * seconds + (power[1] - power[0]) * np.array([test["load_seconds"] for test in tests])
+    network = np.array([test["network_j"] for test in tests])
     yield _row(candidate, regime, name, "network", "energy", crossed_interval(network), n, "modelled")
     yield _row(
         candidate,
