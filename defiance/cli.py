@@ -217,10 +217,10 @@ def report(
 def _fingerprint(study: str, chosen: Any) -> str:
     """What a run's parts depend on: study, configuration, the files it names, and the code that computes.
 
-    Only `cli` and `report` are left out: they show results and can't change them.
+    `cli`, `report` and a study's `sheet` are left out: they fold and show finished parts and can't change them.
     """
     digest = hashlib.sha256(f"{study} {config.fingerprint(chosen)}".encode())
-    shown = (PACKAGE / "cli.py", PACKAGE / "report")
+    shown = (PACKAGE / "cli.py", PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet.py"))
     named = [Path(key.default) for key in config.describe(chosen) if isinstance(key.default, str)]
     code = [path for path in sorted(PACKAGE.rglob("*.py")) if not {path, *path.parents}.intersection(shown)]
     for path in (*code, *sorted((PACKAGE / "scene" / "data").glob("*")), *filter(Path.is_file, named)):

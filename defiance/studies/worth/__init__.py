@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -178,3 +180,11 @@ def _workers(config: Config) -> Iterator[Callable[..., Future[dict[str, Any]]]]:
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _die_with(parent: int) -> None:
+    """Ends this process once its parent is gone (kill -9): nobody is left to take its results."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)

@@ -93,7 +93,7 @@ QUICK = replace(
     validation_worlds=2,
     validation_users=50,
     validation_s=60.0,
-    training=replace(FULL.training, worlds=4, users=60, duration_s=90.0, rounds=10, finetuning_rounds=3),
+    training=replace(FULL.training, worlds=8, rounds=14, finetuning_rounds=5),
 )
 PRESETS = {"quick": QUICK, "full": FULL}
 SEEDS = {"quick": 4, "full": 8}
@@ -120,7 +120,9 @@ def caps(config: Config, scenario: Scenario) -> tuple[float, ...]:
 
 
 def home_scenarios(config: Config) -> list[Scenario]:
-    """All cells in the city that is trained in; pedestrians at the first load only, for they have next to nothing to gain."""
+    """All cells in the city that is trained in; pedestrians, who have next to nothing to gain, at
+    the first load on the first map only.
+    """
     from pathlib import Path
 
     city = Path(config.scene).stem
@@ -129,6 +131,7 @@ def home_scenarios(config: Config) -> list[Scenario]:
         for map_ in config.maps
         for speed in config.speeds_kmh
         for load in (config.loads if speed >= 10 else config.loads[:1])
+        if speed >= 10 or map_ == config.maps[0]
     ]
 
 
