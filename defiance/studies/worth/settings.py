@@ -58,6 +58,9 @@ class Config:
     placements: tuple[str, ...] = field(
         default=("station", "device"), metadata={"help": "where a model runs"}
     )
+    smooth_placements: tuple[str, ...] = field(
+        default=("device",), metadata={"help": "placements that are judged on the smooth map, too"}
+    )
     regimes: tuple[str, ...] = field(
         default=("local", "federated", "central"), metadata={"help": "who trains"}
     )

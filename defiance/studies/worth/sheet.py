@@ -459,7 +459,14 @@ def _scenario_rows(results: Results, scenario: Scenario, cap: float) -> Iterator
             "measured",
         )
         yield _row(
-            candidate, regime, name, "network", "chosen", _constant(float(kind == results.chosen(scenario, cap, placement))), 1, "measured"
+            candidate,
+            regime,
+            name,
+            "network",
+            "chosen",
+            _constant(float(kind == results.chosen(scenario, cap, placement))),
+            1,
+            "measured",
         )
         decision = decision_operations(config, scene)
         tuning = decision * len(results.judged[models[0], scenario]["sweep"][0]) * config.validation_worlds
