@@ -24,9 +24,6 @@ from defiance.scene.sites import OPEN_M, Sector, Terrain, read_sites, rooftop_si
 
 CARRIER_HZ = 3.5e9
 USER_HEIGHT_M = 1.5  # TR 38.901 table 7.2-1
-# Share of a reflected wave's amplitude that rough walls scatter; 0.2 ... 0.4 fits measured buildings
-# (Degli-Esposti et al., IEEE Trans. Antennas Propag. 55(1), 2007).
-SCATTERING_COEFFICIENT = 0.3
 FINER = 2  # rays are counted on a grid this much finer, then averaged over what is outdoors
 SQUARE_M = 100.0  # wider gaps between buildings aren't streets: a map is empty beyond its last house
 FLAT_M = 0.5  # ground that differs less than this is traced on a plane
@@ -53,15 +50,15 @@ def trace(
     *,
     resolution_m: float = 4.0,
     samples_per_tx: int = 10_000_000,
-    max_depth: int = 5,
+    max_depth: int = 8,
     extent_m: float = 1000.0,
     seed: int = 1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Scene:
     """Trace a city and write it as a scene file that `load` and every study accept.
 
-    Rays leave each sector's TR 38.901 element (table 7.3-1, 8 dBi, vertical polarisation), are reflected,
-    refracted, scattered and (once) diffracted, and are counted where they cross the street at 1.5 m.
+    Rays leave each sector's TR 38.901 element (table 7.3-1, 8 dBi, vertical polarisation), are reflected or
+    (once) diffracted, and are counted where they cross the street at 1.5 m.
 
     Args:
         scene_name: a scene of Sionna RT ("munich", "etoile", ...) or the path of a Mitsuba .xml file.
@@ -71,7 +68,7 @@ def trace(
         samples_per_tx: rays per sector.
         max_depth: most interactions of a ray.
         extent_m: side of the traced square around the middle of the map, cut to the map.
-        seed: of the rays' random choices.
+        seed: of the rays' random choices; repeated runs differ by noise all the same.
         progress: called with the sectors done and their total number, before the first and after each.
 
     Returns:
@@ -165,7 +162,7 @@ def _sionna_rt() -> Any:
 
 
 def _load_city(rt: Any, scene_name: str) -> Any:
-    """Load a Sionna RT scene with carrier, element and rough walls set."""
+    """Load a Sionna RT scene with carrier and antenna element set."""
     known = sorted(key for key, value in vars(rt.scene).items() if str(value).endswith(".xml"))
     own = Path(scene_name)
     if scene_name not in known and not (own.suffix == ".xml" and own.is_file()):
@@ -185,8 +182,6 @@ def _load_city(rt: Any, scene_name: str) -> Any:
         pattern="tr38901",
         polarization="V",
     )
-    for material in city.radio_materials.values():
-        material.scattering_coefficient = SCATTERING_COEFFICIENT
     return city
 
 
@@ -268,7 +263,10 @@ def _sector_gain(
         **(_plane(terrain) if flat else {"measurement_surface": _draped(city, terrain)}),
         samples_per_tx=samples_per_tx,
         max_depth=max_depth,
-        diffuse_reflection=True,
+        # Buildings of a map are hollow shells of one thin wall: refraction would make them transparent. It
+        # also draws by lot which rays go through: two seeds of 1e7 rays then differ by 1.3 dB at -95 dB
+        # (90th percentile 13 dB), without it by 0.1 dB (1 dB).
+        refraction=False,
         diffraction=True,
         edge_diffraction=True,  # walls and roofs are separate meshes: their common edges float freely
         seed=seed,
