@@ -220,7 +220,7 @@ def _fingerprint(study: str, chosen: Any) -> str:
     `cli`, `report` and a study's `sheet` are left out: they fold and show finished parts and can't change them.
     """
     digest = hashlib.sha256(f"{study} {config.fingerprint(chosen)}".encode())
-    shown = (PACKAGE / "cli.py", PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet.py"))
+    shown = (PACKAGE / "cli.py", PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet"))
     named = [Path(key.default) for key in config.describe(chosen) if isinstance(key.default, str)]
     code = [path for path in sorted(PACKAGE.rglob("*.py")) if not {path, *path.parents}.intersection(shown)]
     for path in (*code, *sorted((PACKAGE / "scene" / "data").glob("*")), *filter(Path.is_file, named)):

@@ -51,6 +51,7 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         parts: finished parts, read and added to.
         progress: is told how far the work is.
     """
+    tests = f"seeds{seeds[0]}-{seeds[-1]}"
     scenarios = home_scenarios(config)
     away = away_scenario(config)
     everywhere = [*scenarios, *([away] if away else [])]
@@ -72,11 +73,11 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         _do(
             "training the learned functions, tuning the rule",
             [(f"train/{m.key}", experiments.train, (m, parts)) for m in models]
-            + [(f"a3/{s.name()}", experiments.tune_and_test_a3, (s, seeds)) for s in everywhere],
+            + [(f"a3/{s.name()}/{tests}", experiments.tune_and_test_a3, (s, seeds)) for s in everywhere],
             config, parts, progress, submit,
         )  # fmt: skip
         handovers = {
-            s: {c["cap"]: c["validation_handovers"] for c in _part(parts, f"a3/{s.name()}")["caps"]}
+            s: {c["cap"]: c["validation_handovers"] for c in _part(parts, f"a3/{s.name()}/{tests}")["caps"]}
             for s in everywhere
         }
         _do(
@@ -93,9 +94,9 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
             ]
         _do(
             "judging every model in every scenario",
-            [(f"genie/{s.name()}", experiments.tune_and_test_genie, (s, seeds)) for s in everywhere]
+            [(f"genie/{s.name()}/{tests}", experiments.tune_and_test_genie, (s, seeds)) for s in everywhere]
             + [
-                (f"judge/{m.key}/{s.name()}", experiments.tune_and_test_learned, (s, m, handovers[s], parts, seeds))
+                (f"judge/{m.key}/{s.name()}/{tests}", experiments.tune_and_test_learned, (s, m, handovers[s], parts, seeds))
                 for m, s in judged
             ],
             config, parts, progress, submit,
@@ -103,17 +104,19 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         results = sheet.Results(
             config,
             seeds,
-            a3={s: _part(parts, f"a3/{s.name()}") for s in everywhere},
-            genie={s: _part(parts, f"genie/{s.name()}") for s in everywhere},
+            a3={s: _part(parts, f"a3/{s.name()}/{tests}") for s in everywhere},
+            genie={s: _part(parts, f"genie/{s.name()}/{tests}") for s in everywhere},
             trained={m: _part(parts, f"train/{m.key}") for m in [*models, *tuned]},
-            judged={(m, s): _part(parts, f"judge/{m.key}/{s.name()}") for m, s in judged},
+            judged={(m, s): _part(parts, f"judge/{m.key}/{s.name()}/{tests}") for m, s in judged},
             pictures={},
         )
         pictured = [s for s in scenarios if s.map == config.maps[0] and s.speed_kmh >= 10] or scenarios[:1]
         jobs: list[Job] = []
         for s in pictured:
             for name, model, setting in sheet.pictured(results, s):
-                jobs.append((f"picture/{name}/{s.name()}", _picture, (s, model, setting, parts, seeds[:4])))
+                jobs.append(
+                    (f"picture/{name}/{tests}/{s.name()}", _picture, (s, model, setting, parts, seeds[:4]))
+                )
         _do("recording places and distributions", jobs, config, parts, progress, submit)
     results.pictures.update({key: _part(parts, key) for key, _, _ in jobs})
     return sheet.sheet(results)

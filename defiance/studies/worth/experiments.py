@@ -329,6 +329,9 @@ def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
         widths = (HISTORY * cells, settings.width, settings.width, cells)
         start = initial_parameters(widths, nodes, stream(model.seed, "model"))
         rounds, rate = settings.rounds, settings.learning_rate
+    steps = settings.steps_per_round
+    if model.regime == "federated":
+        rounds, steps = settings.federated_rounds, max(1, rounds * steps // settings.federated_rounds)
     last = f"{len(start) // 2 - 1}"
     shell = model_for(scene, start)
     training, validation = _split(experience)
@@ -347,7 +350,7 @@ def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
             batches.draw,
             lambda parameters: torch.stack([loss(parameters, check) for check in checks]).mean(0),
             mixing,
-            Schedule(rounds, settings.steps_per_round, rate),
+            Schedule(rounds, steps, rate, patience=max(2, rounds // 2)),
             random,
             trainable=(lambda name: name.endswith(last))
             if model.regime == "finetuned-last"
@@ -366,6 +369,7 @@ def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
         "moved_parameters": moved,
         "validation_loss": found.validation_loss.mean(1).tolist(),
         "rounds": found.rounds,
+        "steps_per_round": steps,
         "batch": batch,
         "samples": batches.served.tolist(),
         "cpu_s": meter.usage.cpu_s,

@@ -19,8 +19,9 @@ class Training:
         default=150.0, metadata={"min": 10.0, "unit": "s", "help": "time recorded per world"}
     )
     width: int = field(default=128, metadata={"min": 4, "max": 1024, "help": "neurons of both hidden layers"})
-    rounds: int = field(
-        default=30, metadata={"min": 1, "max": 1000, "help": "rounds; nodes average after each"}
+    rounds: int = field(default=20, metadata={"min": 1, "max": 1000, "help": "rounds of training"})
+    federated_rounds: int = field(
+        default=100, metadata={"min": 1, "max": 10000, "help": "averages; the steps in all are the same"}
     )
     steps_per_round: int = field(default=100, metadata={"min": 1, "help": "optimiser steps per round"})
     batch: int = field(default=2048, metadata={"min": 8, "help": "samples per step, over all nodes together"})
@@ -96,7 +97,7 @@ QUICK = replace(
     validation_worlds=2,
     validation_users=50,
     validation_s=60.0,
-    training=replace(FULL.training, worlds=8, rounds=14, finetuning_rounds=5),
+    training=replace(FULL.training, worlds=8, rounds=14, federated_rounds=70, finetuning_rounds=5),
 )
 PRESETS = {"quick": QUICK, "full": FULL}
 SEEDS = {"quick": 4, "full": 8}

@@ -1,0 +1,226 @@
+"""What a model cost to make, and what a candidate costs while it runs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from defiance.control.handover import HISTORY
+from defiance.hardware import (
+    BACKHAUL,
+    DEVICE_NPU,
+    SERVER_CPU,
+    STATION_SOC,
+    UE_COMMAND,
+    UE_DOWNLOAD,
+    UE_REPORT,
+    ComputeProfile,
+    base_station_power_w,
+)
+from defiance.kpm import operations_until_converged
+from defiance.link import BackhaulLink, Deliveries, Packets
+from defiance.meter import Operations, operations_of
+from defiance.network.simulate import PREPARATION_BITS, report_bits
+from defiance.scene import Scene
+from defiance.seeding import stream
+from defiance.studies.worth.experiments import Model, scene_of
+from defiance.studies.worth.settings import Config, away_scenario, home_scenarios
+from defiance.studies.worth.sheet.results import Results
+
+BACKHAUL_BPS, BACKHAUL_DELAY_S = 1e9, 2e-3
+"""A gigabit backhaul, 2 ms one way."""
+
+SAMPLE_HEADER_BITS = 96
+"""RRC, PDCP, RLC and MAC around a log of ten measurements, as on `defiance.link.LossyLink`."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one model cost to make and costs to run.
+
+    Attributes:
+        operations: counted, per round, of all nodes together.
+        rounds: rounds run.
+        until_converged: operations until the smoothed validation loss is within 1 % of its best; nan: not converged.
+        compute_j: modelled, of all operations.
+        compute_estimated_j: CPU-seconds times watts per core.
+        data_bits, model_bits: sent while training, over the air and over the backhaul.
+        transfer_j: energy of these transfers.
+        delivery_bits: of models to one device over the air; with one model per station it needs all of them.
+        decision: operations of one decision.
+        parameters: of one model.
+    """
+
+    operations: float
+    rounds: int
+    until_converged: float
+    compute_j: float
+    compute_estimated_j: float
+    cpu_s: float
+    data_bits: float
+    model_bits: float
+    transfer_j: float
+    delivery_bits: float
+    decision: float
+    parameters: int
+
+    @property
+    def training_j(self) -> float:
+        """Joules until the model is at the stations: computing and moving data and weights."""
+        return self.compute_j + self.transfer_j
+
+    def investment_j(self, users: float) -> float:
+        """Joules until so many users have it."""
+        return self.training_j + users * self.delivery_bits * UE_DOWNLOAD.joules_per_bit
+
+
+def layer_operations(config: Config, scene: Scene, batch: int) -> Operations:
+    """Operations of the value model on a batch, counted from its layers."""
+    cells, width = len(scene.cell_site), config.training.width
+    inputs = HISTORY * cells
+    with torch.device("meta"):
+        model = torch.nn.Sequential(
+            torch.nn.Linear(inputs, width),
+            torch.nn.ReLU(),
+            torch.nn.Linear(width, width),
+            torch.nn.ReLU(),
+            torch.nn.Linear(width, cells),
+        )
+        features = torch.empty(batch, inputs)
+        target = torch.empty(batch, cells)
+    return operations_of(model, features, lambda output: (output - target).square().mean())
+
+
+def decision_operations(config: Config, scene: Scene) -> float:
+    """Operations of one decision: scaling the inputs, the layers, the comparison of values."""
+    cells = len(scene.cell_site)
+    return layer_operations(config, scene, 1).forward.total + 2 * HISTORY * cells + 2 * cells
+
+
+def cost(results: Results, model: Model) -> Cost:
+    """Books one model from what its training recorded; transfers go over a backhaul link."""
+    config, part = results.config, results.trained[model]
+    city = away_scenario(config) if model.regime.startswith("finetuned") else home_scenarios(config)[0]
+    assert city is not None
+    scene = scene_of(config, city.city, model.map)
+    nodes, rounds, batch = part["nodes"], part["rounds"], part["batch"]
+    step = layer_operations(config, scene, batch)
+    training_step = step.training_step.total
+    check = 2 * 4 * step.forward.total
+    if model.regime == "finetuned-last":
+        # frozen layers have no weight gradients and no optimiser: forward, and the last layer's share of the rest
+        share = part["moved_parameters"] / part["parameters"]
+        training_step = step.forward.total + share * (step.backward.total + step.optimiser.total)
+    operations = nodes * (part["steps_per_round"] * training_step + check)
+    per_round = [operations * r for r in range(rounds + 1)]
+    profile = SERVER_CPU if model.regime == "central" else STATION_SOC
+
+    cells = len(scene.cell_site)
+    samples = part["recorded_samples"]
+    # devices log ten measurements in a message; the station's are its periodic reports
+    log_bits = (
+        10 * 7 * cells + SAMPLE_HEADER_BITS
+        if model.placement == "device"
+        else 10 * (report_bits(9) + SAMPLE_HEADER_BITS)
+    )
+    air_bits = samples / 10 * log_bits
+    wire = BackhaulLink(BACKHAUL_BPS, BACKHAUL_DELAY_S, energy_j_per_bit=BACKHAUL.joules_per_bit)
+    weights_bits = 32 * part["parameters"]
+    sites = len(scene.site_position_m)
+    sent = [_transfer(wire, "model", n, weights_bits) for n in _model_transfers(model.regime, sites, rounds)]
+    if model.regime == "central":
+        payload = samples / sites * (70 * cells if model.placement == "device" else 10 * report_bits(9)) / 10
+        sent.append(_transfer(wire, "data", sites, int(payload)))
+    wired = Deliveries.concatenate(*sent) if sent else Deliveries.empty()
+    by_purpose = {
+        purpose: float(wired.sent_bits[wired.purpose == index].sum())
+        for purpose, index in (("data", 1), ("model", 2))
+    }
+    return Cost(
+        operations=operations,
+        rounds=rounds,
+        until_converged=operations_until_converged(per_round, part["validation_loss"], "lower"),
+        compute_j=operations * rounds * profile.joules_per_operation,
+        compute_estimated_j=part["cpu_s"] * SERVER_CPU.watts_per_core,
+        cpu_s=part["cpu_s"],
+        data_bits=air_bits + by_purpose["data"],
+        model_bits=by_purpose["model"],
+        transfer_j=air_bits * UE_REPORT.joules_per_bit + float((wired.tx_energy_j + wired.rx_energy_j).sum()),
+        delivery_bits=float(
+            weights_bits * (sites if model.regime == "local" else 1) * (model.placement == "device")
+        ),
+        decision=decision_operations(config, scene),
+        parameters=part["parameters"],
+    )
+
+
+def _model_transfers(regime: str, sites: int, rounds: int) -> list[int]:
+    """How many weight vectors move, in one batch per direction."""
+    if regime == "federated":
+        return [2 * rounds * sites]
+    return [sites] if regime == "central" or regime.startswith("finetuned") else []
+
+
+def _transfer(link: BackhaulLink, purpose: str, count: int, payload_bits: int) -> Deliveries:
+    """Sends `count` equal payloads over the backhaul."""
+    packets = Packets.of(range(count), purpose=purpose, payload_bits=payload_bits, offered_s=0.0)
+    _, deliveries = link.advance(link.offer(link.initial(), packets, 0.0), math.inf, stream(0, "backhaul"))
+    return deliveries
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a candidate does per user and second while it runs, `[..]` over runs.
+
+    Attributes:
+        device_w, station_w, backhaul_w: signalling and inference.
+        network_j_per_bit: energy of the PRBs that the users take, per delivered bit.
+        bits_per_s: signalling.
+    """
+
+    device_w: NDArray[np.float64]
+    station_w: NDArray[np.float64]
+    backhaul_w: NDArray[np.float64]
+    network_j_per_bit: NDArray[np.float64]
+    bits_per_s: NDArray[np.float64]
+
+    @property
+    def overhead_w(self) -> NDArray[np.float64]:
+        """All that is not the network's PRBs."""
+        return self.device_w + self.station_w + self.backhaul_w
+
+
+def running(
+    config: Config, tests: list[dict[str, Any]], decision: float, period_s: float, on: ComputeProfile
+) -> Running:
+    """Per user and second, from the counts of test runs, `[runs, seeds]`."""
+
+    def column(name: str) -> NDArray[np.float64]:
+        return np.array([test[name] for test in tests]) / (config.users * config.test_s)
+
+    full_w, idle_w = base_station_power_w(torch.tensor([1.0, 0.0])).tolist()
+    inference_w = decision / period_s * on.joules_per_operation
+    radio_w = (
+        column("assistance") * UE_REPORT.joules_per_bit + column("signalling") * UE_COMMAND.joules_per_bit
+    )
+    on_device = on is DEVICE_NPU
+    bits = np.array([test["bits"] for test in tests])
+    return Running(
+        device_w=radio_w + inference_w * on_device,
+        station_w=np.full_like(radio_w, inference_w * (not on_device)),
+        backhaul_w=column("prepared") * PREPARATION_BITS * BACKHAUL.joules_per_bit,
+        network_j_per_bit=(full_w - idle_w)
+        * np.array([t["own_load_seconds"] for t in tests])
+        / np.maximum(bits, 1.0),
+        bits_per_s=column("assistance") + column("signalling") + column("prepared") * PREPARATION_BITS,
+    )
+
+
+def placement_profile(placement: str) -> ComputeProfile:
+    """Where a decision is computed."""
+    return DEVICE_NPU if placement == "device" else STATION_SOC

@@ -1,0 +1,104 @@
+"""Everything that the parts of a run found, and how samples over seeds become intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
+from defiance.studies.worth.experiments import Model
+from defiance.studies.worth.settings import Config, Scenario, caps
+
+
+@dataclass(frozen=True)
+class Results:
+    """All parts of a run."""
+
+    config: Config
+    seeds: tuple[int, ...]
+    a3: dict[Scenario, dict[str, Any]]
+    genie: dict[Scenario, dict[str, Any]]
+    trained: dict[Model, dict[str, Any]]
+    judged: dict[tuple[Model, Scenario], dict[str, Any]]
+    pictures: dict[str, dict[str, Any]]
+
+    def models(self, scenario: Scenario) -> dict[tuple[str, str], list[Model]]:
+        """The models judged in a scenario, by placement and regime."""
+        found: dict[tuple[str, str], list[Model]] = {}
+        for model, where in self.judged:
+            if where == scenario:
+                found.setdefault((model.placement, model.regime), []).append(model)
+        return found
+
+    def chosen(self, scenario: Scenario, cap: float, placement: str | None = None) -> tuple[str, str]:
+        """Placement and regime of least validation outage under a cap, of one placement or of all."""
+
+        def outage(kind: tuple[str, str]) -> float:
+            return float(
+                np.mean(
+                    [
+                        at(self.judged[m, scenario], cap)["validation_outage"]
+                        for m in self.models(scenario)[kind]
+                    ]
+                )
+            )
+
+        return min((k for k in self.models(scenario) if placement in (None, k[0])), key=outage)
+
+    def tested(self, kind: tuple[str, str], scenario: Scenario, cap: float, name: str) -> NDArray[np.float64]:
+        """A rate on the test worlds, `[training seeds, seeds]`."""
+        return np.array(
+            [at(self.judged[m, scenario], cap)["test"][name] for m in self.models(scenario)[kind]]
+        )
+
+
+def at(part: dict[str, Any], cap: float) -> dict[str, Any]:
+    """What a part found under a cap."""
+    found: dict[str, Any] = next(c for c in part["caps"] if c["cap"] == cap)
+    return found
+
+
+def crossed_interval(samples: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Mean and 95 % interval over training seeds and test seeds, `[training seeds, seeds]`.
+
+    Both are random: the variance of the mean is the sum of what the test seeds' means and the training seeds' means
+    contribute (conservative: their common noise is counted twice), with Satterthwaite's degrees of freedom.
+    """
+    mean = float(samples.mean())
+    terms = [
+        (means.var(ddof=1) / len(means), len(means) - 1)
+        for means in (samples.mean(0), samples.mean(1))
+        if len(means) > 1
+    ]
+    variance = float(sum(v for v, _ in terms))
+    if not terms:
+        return mean, math.nan, math.nan
+    if variance == 0:
+        return mean, mean, mean
+    freedom = variance**2 / sum(v**2 / f for v, f in terms)
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(variance)
+    return mean, mean - half, mean + half
+
+
+def pictured(results: Results, scenario: Scenario) -> list[tuple[str, Model | None, list[float]]]:
+    """Whom to record in a scenario under its first cap: the rule, and the chosen learned function."""
+    cap = caps(results.config, scenario)[0]
+    kind = results.chosen(scenario, cap)
+    model = results.models(scenario)[kind][0]
+    return [
+        ("a3/none", None, at(results.a3[scenario], cap)["setting"]),
+        (f"learned-{kind[0]}/{kind[1]}", model, at(results.judged[model, scenario], cap)["setting"]),
+    ]
+
+
+def pictures(results: Results, scenario: Scenario) -> list[tuple[str, str, str]]:
+    found = []
+    for key in results.pictures:
+        _, candidate, regime, _, *where = key.split("/")
+        if "/".join(where) == scenario.name():
+            found.append((candidate, regime, key))
+    return found
