@@ -28,8 +28,8 @@ from defiance.meter import Operations, operations_of
 from defiance.network.simulate import PREPARATION_BITS, report_bits
 from defiance.scene import Scene
 from defiance.seeding import stream
-from defiance.studies.worth.experiments import Model, scene_of
-from defiance.studies.worth.settings import Config, away_scenario, home_scenarios
+from defiance.studies.worth.experiments import A3_OPERATIONS_PER_CELL, PERIOD_STEPS, Model, scene_of
+from defiance.studies.worth.settings import Config, Scenario, away_scenario, home_scenarios
 from defiance.studies.worth.sheet.results import Results
 
 BACKHAUL_BPS, BACKHAUL_DELAY_S = 1e9, 2e-3
@@ -175,14 +175,18 @@ def _transfer(link: BackhaulLink, purpose: str, count: int, payload_bits: int) -
 
 @dataclass(frozen=True)
 class Running:
-    """What a candidate does per user and second while it runs, `[..]` over runs.
+    """What a candidate does per user and second while it runs, `[runs, seeds]` where it varies.
 
     Attributes:
+        decision: operations of one decision.
+        on: where it is computed.
         device_w, station_w, backhaul_w: signalling and inference.
         network_j_per_bit: energy of the PRBs that the users take, per delivered bit.
         bits_per_s: signalling.
     """
 
+    decision: float
+    on: ComputeProfile
     device_w: NDArray[np.float64]
     station_w: NDArray[np.float64]
     backhaul_w: NDArray[np.float64]
@@ -195,32 +199,48 @@ class Running:
         return self.device_w + self.station_w + self.backhaul_w
 
 
-def running(
-    config: Config, tests: list[dict[str, Any]], decision: float, period_s: float, on: ComputeProfile
-) -> Running:
-    """Per user and second, from the counts of test runs, `[runs, seeds]`."""
+def running(config: Config, tests: list[dict[str, Any]], decision: float, placement: str) -> Running:
+    """Per user and second, from the counts of test runs; decisions are computed where they are placed."""
 
     def column(name: str) -> NDArray[np.float64]:
         return np.array([test[name] for test in tests]) / (config.users * config.test_s)
 
+    on = DEVICE_NPU if placement == "device" else STATION_SOC
     full_w, idle_w = base_station_power_w(torch.tensor([1.0, 0.0])).tolist()
-    inference_w = decision / period_s * on.joules_per_operation
+    inference_w = decision / (PERIOD_STEPS[placement] * config.radio.step_s) * on.joules_per_operation
     radio_w = (
         column("assistance") * UE_REPORT.joules_per_bit + column("signalling") * UE_COMMAND.joules_per_bit
     )
-    on_device = on is DEVICE_NPU
     bits = np.array([test["bits"] for test in tests])
+    own_load_s = np.array([test["own_load_seconds"] for test in tests])
     return Running(
-        device_w=radio_w + inference_w * on_device,
-        station_w=np.full_like(radio_w, inference_w * (not on_device)),
+        decision=decision,
+        on=on,
+        device_w=radio_w + inference_w * (placement == "device"),
+        station_w=np.full_like(radio_w, inference_w * (placement == "station")),
         backhaul_w=column("prepared") * PREPARATION_BITS * BACKHAUL.joules_per_bit,
-        network_j_per_bit=(full_w - idle_w)
-        * np.array([t["own_load_seconds"] for t in tests])
-        / np.maximum(bits, 1.0),
+        network_j_per_bit=(full_w - idle_w) * own_load_s / np.maximum(bits, 1.0),
         bits_per_s=column("assistance") + column("signalling") + column("prepared") * PREPARATION_BITS,
     )
 
 
-def placement_profile(placement: str) -> ComputeProfile:
-    """Where a decision is computed."""
-    return DEVICE_NPU if placement == "device" else STATION_SOC
+def rule_running(results: Results, scenario: Scenario, test: dict[str, Any]) -> Running:
+    """What the rule costs while it runs: it is evaluated on the device."""
+    cells = len(scene_of(results.config, scenario.city, scenario.map).cell_site)
+    return running(results.config, [test], float(A3_OPERATIONS_PER_CELL * cells), "device")
+
+
+def learned_running(
+    results: Results, scenario: Scenario, placement: str, tests: list[dict[str, Any]]
+) -> Running:
+    """What a learned function costs while it runs."""
+    scene = scene_of(results.config, scenario.city, scenario.map)
+    return running(results.config, tests, decision_operations(results.config, scene), placement)
+
+
+def latency_s(config: Config, own: Running) -> float:
+    """Computing, then the report (or request) and the command in the air.
+
+    The preparation over Xn, the same for all, is not the function's.
+    """
+    return own.decision / own.on.operations_per_second + 2 * config.radio.air_delay_s

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import contourpy
 import numpy as np
 
-from defiance.hardware import DEVICE_NPU
 from defiance.kpm import Curve
-from defiance.studies.worth.experiments import A3_OPERATIONS_PER_CELL, PERIOD_STEPS, scene_of
+from defiance.studies.worth.experiments import scene_of
 from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps, home_scenarios
-from defiance.studies.worth.sheet.costs import cost, decision_operations, placement_profile, running
+from defiance.studies.worth.sheet.costs import cost, learned_running, rule_running
 from defiance.studies.worth.sheet.results import Results, at, crossed_interval, pictures
 from defiance.studies.worth.sheet.rows import break_even, kinds, saved_per_user_w
 
@@ -182,23 +181,9 @@ def _break_even_curves(results: Results) -> Iterator[Curve]:
         cap = caps(config, scenario)[0]
         kind = results.chosen(scenario, cap)
         models = results.models(scenario)[kind]
-        scene = scene_of(config, scenario.city, scenario.map)
         a3 = at(results.a3[scenario], cap)["test"]
-        rule = running(
-            config,
-            [a3],
-            A3_OPERATIONS_PER_CELL * len(scene.cell_site),
-            PERIOD_STEPS["device"] * config.radio.step_s,
-            DEVICE_NPU,
-        )
         tests = [at(results.judged[m, scenario], cap)["test"] for m in models]
-        own = running(
-            config,
-            tests,
-            decision_operations(config, scene),
-            PERIOD_STEPS[kind[0]] * config.radio.step_s,
-            placement_profile(kind[0]),
-        )
+        rule, own = rule_running(results, scenario, a3), learned_running(results, scenario, kind[0], tests)
         saved = crossed_interval(saved_per_user_w(config, a3, rule, own))
         invested_j = [float(np.mean([cost(results, m).investment_j(u) for m in models])) for u in users]
         times = [
