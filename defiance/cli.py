@@ -217,7 +217,8 @@ def report(
 def _fingerprint(study: str, chosen: Any) -> str:
     """What a run's parts depend on: study, configuration, the files it names, and the code that computes.
 
-    `cli`, `report` and a study's `sheet` are left out: they fold and show finished parts and can't change them.
+    `cli`, `report` and a study's `sheet` are left out: they fold and show finished parts and can't change
+    them.
     """
     digest = hashlib.sha256(f"{study} {config.fingerprint(chosen)}".encode())
     shown = (PACKAGE / "cli.py", PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet"))

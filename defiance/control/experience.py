@@ -1,7 +1,8 @@
-"""What a learned handover learns from: measurements of the past, their hindsight values, and the model between them.
+"""What a learned handover learns from: past measurements, their hindsight values, the model between them.
 
-A base station keeps the measurements that its devices reported. Once the next seconds have been measured too, dynamic
-programming tells what each choice was worth; no simulator's secret (noise-free gain, position) is used.
+A base station keeps the measurements that its devices reported. Once the next seconds have been measured
+too, dynamic programming tells what each choice was worth; no simulator's secret (noise-free gain, position)
+is used.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Experience:
 
 
 def rewards(rsrp_dbm: Tensor, load: Tensor, config: RadioConfig, target: Target) -> Tensor:
-    """r of being served by each cell in each period, from received powers per resource element.
+    """Rewards r of being served by each cell in each period, from received powers per resource element.
 
     Minus the probability of outage, plus a little for rate, both from the SINR at the given load.
 
@@ -105,7 +106,7 @@ def hindsight(
         reward = rewards(smoothed(rsrp_dbm[:, users], target.smoothing_periods), load[users], config, target)
         value = hindsight_values(reward, target.handover_cost, target.discount)
         values[:, users] = (value - value.amax(-1, keepdim=True)).half()
-    # a handover decided at the end of period t is prepared and executed during t + 1, and serves from t + 2 on
+    # a handover decided at the end of period t is executed during t + 1 and serves from t + 2 on
     return Experience(rsrp_dbm[:-2], values[2:], serving[:-2])
 
 
@@ -113,22 +114,24 @@ def smoothed(rsrp_dbm: Tensor, periods: int) -> Tensor:
     """Centred moving mean of the received power along time, `[T, n, C]`."""
     if periods <= 1:
         return rsrp_dbm.float()
-    power = torch.pow(10.0, rsrp_dbm.float() / 10)
+    # running sums in float64: a cell that was strong once would drown its later, weak measurements in float32
+    power = torch.pow(10.0, rsrp_dbm.double() / 10)
     total = torch.nn.functional.pad(power.cumsum(0), (0, 0, 0, 0, 1, 0))
     last = len(power)
     start = (torch.arange(last) - periods // 2).clamp(min=0)
     end = (torch.arange(last) + periods // 2 + 1).clamp(max=last)
     mean = (total[end] - total[start]) / (end - start)[:, None, None]
-    return 10 * torch.log10(mean.clamp(min=10 ** (RSRP_FLOOR_DBM / 10)))
+    return (10 * torch.log10(mean.clamp(min=10 ** (RSRP_FLOOR_DBM / 10)))).float()
 
 
 @dataclass(frozen=True)
 class ValueModel:
-    """V of every cell from the last second of RSRP: one multilayer perceptron per base station, or one for all.
+    """V of every cell from the last second of RSRP: one perceptron per base station, or one for all.
 
-    Input: the RSRP history in the order of the city's slots, which the Xn table's distances and bearings give (see
-    `slots`). Neither the user's position nor its serving cell is an input: what a cell is worth does not depend on who
-    serves now, and a model that sees it learns the habits of the rule that recorded its data.
+    Input: the RSRP history in the order of the city's slots, which the Xn table's distances and bearings
+    give (see `slots`). Neither the user's position nor its serving cell is an input: what a cell is worth
+    does not depend on who serves now, and a model that sees it learns the habits of the rule that recorded
+    its data.
 
     Attributes:
         parameters: stacked weights, `[nodes, ...]`; one node serves all sites.
@@ -150,7 +153,7 @@ class ValueModel:
         return ((history_dbm[..., self.order] + 90.0) / 20.0).flatten(-2)
 
     def value(self, history_dbm: Tensor, serving: Tensor) -> Tensor:
-        """V, `[n, C]`, from histories `[n, HISTORY, C]` and serving cells `[n]`; each by its serving station's model."""
+        """V, `[n, C]`, of histories `[n, HISTORY, C]`, each by the model of `serving`'s station, `[n]`."""
         features = self.features(history_dbm)
         if self.nodes == 1:
             by_slot = perceptron(self.parameters, features[None])[0]

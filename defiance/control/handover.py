@@ -1,11 +1,12 @@
 """Handover: the A3 rule, the learned function and a genie, side by side under one signature.
 
-Each is a `defiance.network.simulate.Policy`: `initial` gives the memory of all users, `decide` maps memory and observation
-to the next memory and the wanted cell. Parameters may differ by world (`[W]`), so a grid of settings runs as one batch.
+Each is a `defiance.network.simulate.Policy`: `initial` gives the memory of all users, `decide` maps memory
+and observation to the next memory and the wanted cell. Parameters may differ by world (`[W]`), so a grid of
+settings runs as one batch.
 
-    rule      RSRP ── L3 filter ── offset, hysteresis, time to trigger ───────────────▶ strongest neighbour, or stay
-    learned   RSRP of the last second, Xn table ── model of the serving station ── V ──▶ argmax V if it gains enough
-    genie     noise-free future of every cell ── dynamic programme over the horizon ──▶ its plan
+    rule      RSRP ── L3 filter ── offset, hysteresis, time to trigger ──▶ strongest neighbour, or stay
+    learned   RSRP of the last second ── model of the serving station ──▶ argmax V if it gains enough
+    genie     noise-free future ── dynamic programme over the horizon ──▶ its plan
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ HISTORY = 10
 """Measurements that the learned function looks back: about one second."""
 
 
-# --- the rule ---------------------------------------------------------------------------------------------------------
+# --- the rule -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class A3Memory:
-    """Memory of the rule: L3-filtered RSRP `[W, U, C]`, time each neighbour has fulfilled A3 `[W, U, C]`, serving cell."""
+    """Memory of the rule: L3-filtered RSRP and how long A3 has held, `[W, U, C]`; the serving cell."""
 
     filtered_dbm: Tensor
     triggered_s: Tensor
@@ -42,8 +43,8 @@ class A3Memory:
 class A3:
     """Event A3 of TS 38.331 clause 5.5.4.4: a neighbour becomes offset better than the serving cell.
 
-    Enters when Mn - Hys > Ms + Off, leaves when Mn + Hys < Ms + Off, reports once it has held for the time to trigger,
-    and again at every measurement while it holds (reports may be lost).
+    Enters when Mn - Hys > Ms + Off, leaves when Mn + Hys < Ms + Off, reports once it has held for the time
+    to trigger, and again at every measurement while it holds (reports may be lost).
 
     Attributes:
         offset_db: Off, a number or `[W]`.
@@ -95,7 +96,7 @@ def a3_step(memory: A3Memory, observation: Observation, rule: A3) -> tuple[A3Mem
     return A3Memory(filtered, held_s, serving), torch.where(due.any(-1), best, NONE)
 
 
-# --- its learned rival ------------------------------------------------------------------------------------------------
+# --- its learned rival ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ class LearnedMemory:
 class Learned:
     """Moves when the model of the serving station expects to gain more than a threshold.
 
-    The model maps what was measured in the last second to V `[.., C]`: what being served by each cell is worth over the
-    next second or two, as a regret against the best cell (see `defiance.control.experience`).
+    The model maps what was measured in the last second to V `[.., C]`: what being served by each cell is
+    worth over the next second or two, as a regret against the best cell (see `control.experience`).
 
     Attributes:
         model: V of measurements `[n, HISTORY, C]` in dBm and serving cells `[n]`.
@@ -146,7 +147,7 @@ class Learned:
         return LearnedMemory(history), torch.where(go, best.indices, NONE)
 
 
-# --- the bound --------------------------------------------------------------------------------------------------------
+# --- the bound ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class Genie:
 
 
 def hindsight_values(reward: Tensor, handover_cost: Tensor | float, discount: float) -> Tensor:
-    """What being served by each cell is worth when the future is known: dynamic programming backwards in time.
+    """What being served by each cell is worth when the future is known: dynamic programming.
 
         V_t(c) = r_t(c) + gamma max( V_{t+1}(c), max_d V_{t+1}(d) - h )
 

@@ -1,8 +1,8 @@
 """One training loop; who averages with whom is a matrix.
 
-Nodes' weights are one stacked tensor per parameter, `[nodes, ...]`, so that seven base stations train in one program.
-After each round `w_i <- sum_j A_ij w_j`: the identity keeps nodes apart (local), equal rows of shares average them
-(federated), and central training is a single node that holds all the data.
+Nodes' weights are one stacked tensor per parameter, `[nodes, ...]`, so that seven base stations train in
+one program. After each round `w_i <- sum_j A_ij w_j`: the identity keeps nodes apart (local), equal rows of
+shares average them (federated), and central training is a single node that holds all the data.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Fit:
 
 
 def federated_mixing(samples: Tensor) -> Tensor:
-    """FedAvg (McMahan et al. 2017): every node receives the mean weighted by samples, `[nodes] -> [nodes, nodes]`."""
+    """FedAvg (McMahan et al. 2017): the mean weighted by samples, `[nodes] -> [nodes, nodes]`."""
     share = samples.float() / samples.sum()
     return share.expand(len(samples), -1).clone()
 
@@ -104,7 +104,7 @@ def fit(
     for _ in range(schedule.rounds):
         for _ in range(schedule.steps_per_round):
             optimiser.zero_grad(set_to_none=True)
-            loss(weights, draw(generator)).sum().backward()  # type: ignore[no-untyped-call]
+            loss(weights, draw(generator)).sum().backward()
             optimiser.step()
             rate.step()
         with torch.no_grad():

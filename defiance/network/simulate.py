@@ -206,7 +206,7 @@ def simulate(
     until_command = config.steps(handling_s)
     if until_command > policy.period_steps:
         raise DefianceError(
-            f"a report and the preparation take {handling_s} s, longer than the {period_s} s between decisions;"
+            f"a report and the preparation take {handling_s} s, longer than {period_s} s between decisions;"
             " lower radio.air_delay_s or radio.preparation_s"
         )
     counting_from = math.ceil(warm_up_s / period_s)

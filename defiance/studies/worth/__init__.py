@@ -1,10 +1,11 @@
 """Is learned handover worth its cost, against a tuned A3 rule, in a real city?
 
-Candidates: the A3 rule with all its parameters tuned under a cap on handovers (`a3`); the learned function at the base
-station, from periodic reports (`learned-station`), and on the device, from its own measurements (`learned-device`); a
-genie that knows the noise-free future (`genie`), which nobody can beat by much. Regimes: each station trains alone
-(`local`), stations average weights (`federated`), or all data goes to one place (`central`); models of the first city
-are fine-tuned in the second (`finetuned-whole`, `finetuned-last`). Performance is the share of time in service.
+Candidates: the A3 rule with all its parameters tuned under a cap on handovers (`a3`); the learned function
+    at the base station, from periodic reports (`learned-station`), and on the device, from its own
+    measurements (`learned- device`); a genie that knows the noise-free future (`genie`), which nobody can
+    beat by much. Regimes: each station trains alone (`local`), stations average weights (`federated`), or
+    all data goes to one place (`central`); models of the first city are fine-tuned in the second
+    (`finetuned-whole`, `finetuned-last`). Performance is the share of time in service.
 """
 
 from __future__ import annotations
@@ -96,7 +97,11 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
             "judging every model in every scenario",
             [(f"genie/{s.name()}/{tests}", experiments.tune_and_test_genie, (s, seeds)) for s in everywhere]
             + [
-                (f"judge/{m.key}/{s.name()}/{tests}", experiments.tune_and_test_learned, (s, m, handovers[s], parts, seeds))
+                (
+                    f"judge/{m.key}/{s.name()}/{tests}",
+                    experiments.tune_and_test_learned,
+                    (s, m, handovers[s], parts, seeds),
+                )
                 for m, s in judged
             ],
             config, parts, progress, submit,

@@ -1,6 +1,7 @@
 """The parts of the study `worth`: each simulates or trains one thing, and is kept on disk under its own key.
 
-Every part is a function of the configuration, its key and nothing else, so parts run in any order and in any process.
+Every part is a function of the configuration, its key and nothing else, so parts run in any order and in
+any process.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from defiance.seeding import stream
 from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps
 
 PERIOD_STEPS = {"device": 5, "station": 6}
-"""Steps between two decisions: 100 ms on the device; reports arrive every 120 ms at the station (TS 38.331)."""
+"""Steps between two decisions: 100 ms on the device, a report every 120 ms at the station."""
 
 OFFSETS_DB = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 TIMES_TO_TRIGGER_S = (0.0, 0.1, 0.2)
@@ -52,9 +53,9 @@ HYSTERESES_DB = (0.0, 1.0, 2.0)
 THRESHOLDS = (0.2, 0.35, 0.5, 0.7, 0.9, 1.2, 1.6)
 GENIE_COSTS = (0.02, 0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
 A3_OPERATIONS_PER_CELL = 8
-"""Operations of the rule per cell and measurement: filter 3, margin 2, comparisons 2, timer 1 (counted in `a3_step`)."""
+"""Operations of `a3_step` per cell and measurement: filter 3, margin 2, comparisons 2, timer 1."""
 
-BEHAVIOUR = {"offset_db": 3.0, "hysteresis_db": 0.0, "time_to_trigger_s": 0.0, "filter_k": 0.0}
+BEHAVIOUR = A3(offset_db=3.0, hysteresis_db=0.0, time_to_trigger_s=0.0, filter_k=0.0)
 """The rule that runs while experience is recorded."""
 
 
@@ -144,7 +145,7 @@ class Sweep:
     outage: list[float]
 
     def under(self, cap: float) -> int:
-        """The setting of least outage whose handovers per user-minute stay at or below the cap; else the fewest."""
+        """The setting of least outage whose handovers per user-minute stay at the cap; else the fewest."""
         allowed = [i for i, h in enumerate(self.handovers) if h <= cap]
         if not allowed:
             return int(np.argmin(self.handovers))
@@ -207,7 +208,7 @@ def rule(config: Config, columns: Tensor | list[float]) -> A3:
 
 
 def tune_and_test_a3(config: Config, scenario: Scenario, seeds: tuple[int, ...]) -> dict[str, Any]:
-    """The rule at its best under each cap: a grid over all four parameters, then a finer one around the best."""
+    """The rule at its best under each cap: a grid over all parameters, then a finer one around the best."""
     began = time.process_time()
     coarse = [[k, ttt, off, 0.0] for k in FILTERS_K for ttt in TIMES_TO_TRIGGER_S for off in OFFSETS_DB]
     found = sweep(config, scenario, coarse, lambda c: rule(config, c), 27)
@@ -242,16 +243,20 @@ def tune_and_test_a3(config: Config, scenario: Scenario, seeds: tuple[int, ...])
     }
 
 
-# --- training ---------------------------------------------------------------------------------------------------------
+# --- training
+# ---------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
 def experience_of(config: Config, city: str, map_: str, placement: str) -> Experience:
     """What was recorded in all speeds and loads of a city while the behaviour rule ran."""
     period = PERIOD_STEPS[placement]
-    behaviour = A3(
-        **BEHAVIOUR, period_s=period * config.radio.step_s, period_steps=period, placement=placement
-    )  # type: ignore[arg-type]
+    behaviour = replace(
+        BEHAVIOUR,
+        period_s=period * config.radio.step_s,
+        period_steps=period,
+        placement="device" if placement == "device" else "station",
+    )
     settings = config.training
     target = Target(settings.handover_cost, settings.discount, settings.rate_weight)
     found = []
@@ -290,7 +295,7 @@ def model_for(scene: Scene, parameters: Parameters) -> ValueModel:
 
 @dataclass(frozen=True)
 class Model:
-    """Which model: where it runs, who trained it, on which map, from which seed, and how it was fine-tuned."""
+    """Which model: where it runs, who trained it, on which map, from which seed."""
 
     placement: str
     regime: str
@@ -381,7 +386,7 @@ def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
 
 
 def finetuning(config: Config) -> Config:
-    """The configuration of what is recorded in the unseen city: a quarter of the users, one speed and load."""
+    """What is recorded in the unseen city: a quarter of the users, one speed and load."""
     scenario = away_scenario(config)
     assert scenario is not None
     training = replace(config.training, users=max(2, config.training.users // 4))
@@ -402,7 +407,8 @@ def _split(experience: Experience) -> tuple[Experience, Experience]:
     return of(~held), of(held)
 
 
-# --- learned and genie ------------------------------------------------------------------------------------------------
+# --- learned and genie
+# ------------------------------------------------------------------------------------------------
 
 
 def learned(
@@ -423,7 +429,7 @@ def tune_and_test_learned(
     parts: Parts,
     seeds: tuple[int, ...],
 ) -> dict[str, Any]:
-    """The learned function with its threshold tuned on validation worlds to make no more handovers than the rule."""
+    """The learned function, its threshold tuned on validation worlds to hand over no more than the rule."""
     began = time.process_time()
     found = sweep(
         config,
@@ -452,7 +458,7 @@ def tune_and_test_learned(
 
 
 def noise_free_rewards(config: Config, scenario: Scenario, worlds: World, duration_s: float) -> Tensor:
-    """What each cell would give every user in every period without fading, `[T, W * U, C]`; others' load frozen."""
+    """Rewards of every cell in every period without fading, `[T, W * U, C]`; others' load is frozen."""
     period_s = PERIOD_STEPS["device"] * config.radio.step_s
     periods = int((duration_s + 3) / period_s)
     state_m = torch.zeros(worlds.shape[:2], dtype=torch.float64)
@@ -522,11 +528,12 @@ def tune_and_test_genie(config: Config, scenario: Scenario, seeds: tuple[int, ..
     return {"sweep": [found.settings, found.handovers, found.outage], "caps": results}
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- pictures
+# ---------------------------------------------------------------------------------------------------------
 
 
 def picture(config: Config, scenario: Scenario, policy: Policy, seeds: tuple[int, ...]) -> dict[str, Any]:
-    """One recorded run anywhere in the city: distributions, places of outage, and outage on streets never seen."""
+    """One recorded run anywhere in the city: distributions, places of outage, outage on unseen streets."""
     worlds = worlds_of(config, scenario, "test", seeds, everywhere=True)
     outcome = simulate(
         worlds, config.radio, policy, stream(0, "messages"), duration_s=config.test_s, record=True

@@ -124,8 +124,9 @@ def caps(config: Config, scenario: Scenario) -> tuple[float, ...]:
 
 
 def home_scenarios(config: Config) -> list[Scenario]:
-    """All cells in the city that is trained in; pedestrians, who have next to nothing to gain, at
-    the first load on the first map only.
+    """All cells in the city that is trained in.
+
+    Pedestrians, who have next to nothing to gain, are judged at the first load on the first map only.
     """
     from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""From the parts of the study `worth` to its sheet: rows, curves, verdict. Folded anew from finished parts each time."""
+"""From the parts of the study `worth` to its sheet: rows, curves, verdict.
+
+Folded anew from finished parts each time.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from defiance import __version__
 from defiance import config as configuration
 from defiance.kpm import Row, Sheet, format_quantity
 from defiance.studies import machine
-from defiance.studies.worth.settings import Scenario, away_scenario, caps, home_scenarios
+from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps, home_scenarios
 from defiance.studies.worth.sheet.curves import curves
 from defiance.studies.worth.sheet.results import Results, at, pictured
 from defiance.studies.worth.sheet.rows import rows
@@ -37,79 +40,107 @@ def sheet(results: Results) -> Sheet:
 def verdict(results: Results, found: tuple[Row, ...]) -> str:
     """The answer in words, from the rows."""
     config = results.config
-    index = {(r.candidate, r.regime, r.scenario, r.node, r.metric): r for r in found}
+    index = {(r.candidate, r.regime, r.scenario, r.metric): r for r in found if r.node == "network"}
 
-    def row(kind: tuple[str, str], scenario: Scenario, cap: float, metric: str) -> Row:
-        return index[f"learned-{kind[0]}", kind[1], scenario.name(cap), "network", metric]
-
-    sentences = []
-    city = home_scenarios(config)[0].city.capitalize()
-    fast = [(s, c) for s in home_scenarios(config) if s.speed_kmh >= 10 for c in caps(config, s)]
-    slow = [(s, c) for s in home_scenarios(config) if s.speed_kmh < 10 for c in caps(config, s)]
-    gains = {
-        m: [row(results.chosen(s, c), s, c, "outage_cut") for s, c in fast if s.map == m] for m in config.maps
-    }
-    resolved = [r for r in gains[config.maps[0]] if r.ci_low > 0]
-    if not gains[config.maps[0]]:
-        sentences.append("No vehicular scenario was asked for.")
-    elif len(resolved) == len(gains[config.maps[0]]):
-        sentences.append(f"On vehicular routes in {city} learned handover is worth having.")
-    elif resolved:
-        sentences.append(
-            f"On vehicular routes in {city} learned handover helps in {len(resolved)} of {len(gains[config.maps[0]])} scenarios."
-        )
-    else:
-        sentences.append(f"Learned handover is not shown to be worth having on vehicular routes in {city}.")
-    for map_, cuts in gains.items():
-        if cuts:
-            label = "the traced map" if map_ == "raw" else "the 3x3-median-filtered map"
-            low, high = min(cuts, key=lambda r: r.mean), max(cuts, key=lambda r: r.mean)
-            sentences.append(
-                f"On {label} it changes the time in outage by {-100 * low.mean:+.0f} % [{-100 * low.ci_high:+.0f}, {-100 * low.ci_low:+.0f}]"
-                + (f" to {-100 * high.mean:+.0f} %" if len(cuts) > 1 else "")
-                + " against the tuned A3 rule."
-            )
-    if slow:
-        cuts = [row(results.chosen(s, c), s, c, "outage_cut") for s, c in slow if s.map == config.maps[0]]
-        outage = max(np.mean(at(results.a3[s], c)["test"]["outage_share"]) for s, c in slow)
-        clear = [r for r in cuts if r.ci_low > 0]
-        sentences.append(
-            f"For pedestrians there is next to nothing to gain: the rule is in outage at most {100 * outage:.2f} % of the time"
-            + (" and learning changes nothing that could be resolved." if not clear else ".")
-        )
-    if fast:
-        sentences.append(_where(results, [(s, c) for s, c in fast if s.map == config.maps[0]]))
-        pays = [
-            row(results.chosen(s, c), s, c, "break_even_time") for s, c in fast if s.map == config.maps[0]
+    def chosen(metric: str, cells: list[Cell]) -> list[Row]:
+        """A metric of the candidate that validation chose, cell by cell."""
+        kinds = [results.chosen(s, c) for s, c in cells]
+        return [
+            index[f"learned-{k[0]}", k[1], s.name(c), metric] for k, (s, c) in zip(kinds, cells, strict=True)
         ]
-        finite = [r.mean for r in pays if math.isfinite(r.mean)]
-        if finite:
-            sentences.append(
-                f"In energy it pays back in {len(finite)} of {len(pays)} scenarios with {config.users} users, after "
-                f"{format_quantity(min(finite), 's')}"
-                + (f" to {format_quantity(max(finite), 's')}." if len(finite) > 1 else ".")
-            )
-        else:
-            sentences.append("In energy alone it never pays back: what it buys is service, not joules.")
+
+    cells = [(s, c) for s in home_scenarios(config) for c in caps(config, s)]
+    traced = [(s, c) for s, c in cells if s.map == config.maps[0]]
+    fast = [(s, c) for s, c in traced if s.speed_kmh >= 10]
+    slow = [(s, c) for s, c in traced if s.speed_kmh < 10]
+    filtered = [(s, c) for s, c in cells if s.map != config.maps[0]]
+    city = cells[0][0].city.capitalize()
+    sentences = []
+    if fast:
+        cuts = chosen("outage_cut", fast)
+        sentences += [_headline(city, cuts), _span("On the traced map", cuts)]
+    if filtered:
+        sentences.append(_span("Without the map's ray noise (3x3 median)", chosen("outage_cut", filtered)))
+    if slow:
+        sentences.append(_pedestrians(results, slow, chosen("outage_cut", slow)))
+    if fast:
+        sentences += [_where(results, fast), _pay_back(config, chosen("break_even_time", fast))]
     away = away_scenario(config)
     if away:
         cap = caps(config, away)[0]
-        parts = []
-        for kind in results.models(away):
-            cut = row(kind, away, cap, "outage_cut")
-            if kind[0] == config.placements[-1]:
-                label = "unchanged" if kind[1] == "central" else kind[1].replace("finetuned-", "fine-tuned, ")
-                parts.append(
-                    f"{label} {-100 * cut.mean:+.0f} % [{-100 * cut.ci_high:+.0f}, {-100 * cut.ci_low:+.0f}]"
-                )
-        sentences.append(f"Outage in {away.city.capitalize()} with the model of {city}: {'; '.join(parts)}.")
+        changes = [
+            f"{AWAY[regime]} {_change(index[f'learned-{placement}', regime, away.name(cap), 'outage_cut'])}"
+            for placement, regime in results.models(away)
+            if placement == results.chosen(away, cap)[0]
+        ]
+        sentences.append(
+            f"In {away.city.capitalize()}, where it was not trained, the change of outage is: "
+            f"{'; '.join(changes)}."
+        )
     return " ".join(sentences)
 
 
-def _where(results: Results, cells: list[tuple[Scenario, float]]) -> str:
+Cell = tuple[Scenario, float]
+"""A scenario and a cap."""
+
+AWAY = {
+    "central": "as trained",
+    "finetuned-whole": "whole model fine-tuned",
+    "finetuned-last": "last layer fine-tuned",
+}
+
+
+def _change(cut: Row) -> str:
+    """`-31 % [-35, -27]`: what becomes of the outage."""
+    ends = f" [{-100 * cut.ci_high:+.0f}, {-100 * cut.ci_low:+.0f}]" if math.isfinite(cut.ci_low) else ""
+    return f"{-100 * cut.mean:+.0f} %{ends}"
+
+
+def _headline(city: str, cuts: list[Row]) -> str:
+    better = sum(cut.ci_low > 0 for cut in cuts)
+    if better == len(cuts):
+        return f"For vehicles in {city}, learned handover is worth having."
+    if better:
+        return f"For vehicles in {city}, learned handover helps in {better} of {len(cuts)} scenarios."
+    return f"For vehicles in {city}, learned handover is not shown to be worth having."
+
+
+def _span(where: str, cuts: list[Row]) -> str:
+    least, most = min(cuts, key=lambda r: r.mean), max(cuts, key=lambda r: r.mean)
+    text = f"{where} time in outage changes by {_change(least)}"
+    return text + (f" to {_change(most)}" if most is not least else "") + " against the tuned A3 rule."
+
+
+def _pedestrians(results: Results, cells: list[Cell], cuts: list[Row]) -> str:
+    outage = max(float(np.mean(at(results.a3[s], c)["test"]["outage_share"])) for s, c in cells)
+    clear = [cut for cut in cuts if cut.ci_low > 0]
+    return (
+        f"For pedestrians there is little to gain: the rule is in outage {100 * outage:.2f} % of the "
+        + ("time" if clear else "time, and learning changes nothing that could be resolved")
+        + (f"; learning changes that by {_change(clear[0])}." if clear else ".")
+    )
+
+
+def _where(results: Results, cells: list[Cell]) -> str:
     """Which placement and regime validation chose."""
     chosen = [results.chosen(s, c) for s, c in cells]
     counts = {kind: chosen.count(kind) for kind in dict.fromkeys(chosen)}
     best = max(counts, key=lambda k: counts[k])
     place = "on the device" if best[0] == "device" else "at the base station"
-    return f"Validation chose {best[1]} training, run {place}, in {counts[best]} of {len(chosen)} scenarios."
+    return (
+        f"Validation chose {best[1]} training, with decisions {place}, in {counts[best]} of {len(chosen)} "
+        "scenarios."
+    )
+
+
+def _pay_back(config: Config, times: list[Row]) -> str:
+    finite = [row.mean for row in times if math.isfinite(row.mean)]
+    if not finite:
+        return "Its energy never pays back: what it buys is service, not joules."
+    ends = [format_quantity(t, "s") for t in (min(finite), max(finite))]
+    never = f", never in {len(times) - len(finite)}" if len(finite) < len(times) else ""
+    return (
+        f"With {config.users} users its energy pays back within {ends[0]}"
+        + (f" to {ends[1]}" if len(finite) > 1 else "")
+        + f" in {len(finite)} of {len(times)} scenarios{never}."
+    )

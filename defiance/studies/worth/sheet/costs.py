@@ -46,7 +46,7 @@ class Cost:
     Attributes:
         operations: counted, per round, of all nodes together.
         rounds: rounds run.
-        until_converged: operations until the smoothed validation loss is within 1 % of its best; nan: not converged.
+        until_converged: operations until the smoothed validation loss is within 1 % of its best, or nan.
         compute_j: modelled, of all operations.
         compute_estimated_j: CPU-seconds times watts per core.
         data_bits, model_bits: sent while training, over the air and over the backhaul.
@@ -113,7 +113,7 @@ def cost(results: Results, model: Model) -> Cost:
     training_step = step.training_step.total
     check = 2 * 4 * step.forward.total
     if model.regime == "finetuned-last":
-        # frozen layers have no weight gradients and no optimiser: forward, and the last layer's share of the rest
+        # frozen layers have no weight gradients and no optimiser: the last layer's share of these
         share = part["moved_parameters"] / part["parameters"]
         training_step = step.forward.total + share * (step.backward.total + step.optimiser.total)
     operations = nodes * (part["steps_per_round"] * training_step + check)

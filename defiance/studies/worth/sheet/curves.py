@@ -64,7 +64,8 @@ def _mean_validation(results: Results, kind: tuple[str, str], scenario: Scenario
 
 def _front(handovers: list[float], outage: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """The settings that no other setting beats in both numbers, by handovers."""
-    x, y = [], []
+    x: list[float] = []
+    y: list[float] = []
     for h, o in sorted(zip(handovers, outage, strict=True)):
         if not y or o < y[-1]:
             x.append(h)
@@ -154,7 +155,7 @@ def _city_curves(config: Config, scenario: Scenario) -> Iterator[Curve]:
     x = scene.origin_m[0] + 2 * scene.resolution_m * np.arange(outdoor.shape[1])
     y = scene.origin_m[1] + 2 * scene.resolution_m * np.arange(outdoor.shape[0])
     lines = contourpy.contour_generator(x, y, outdoor).lines(0.5)
-    joined = np.concatenate([np.vstack([line, [[np.nan, np.nan]]]) for line in lines]).round(1)
+    joined = np.concatenate([np.vstack([np.asarray(line), [[np.nan, np.nan]]]) for line in lines]).round(1)
     xs, ys = tuple(map(float, joined[:, 0])), tuple(map(float, joined[:, 1]))
     yield Curve("buildings", "", "", scenario.city, "x", "m", "y", "m", xs, ys)
     sites = scene.site_position_m
@@ -191,6 +192,7 @@ def _break_even_curves(results: Results) -> Iterator[Curve]:
             for j, u in zip(invested_j, users, strict=True)
         ]
         yield Curve(
-            "break_even", f"learned-{kind[0]}", kind[1], scenario.name(cap), "users", "1", "break_even_time", "s",
+            "break_even", f"learned-{kind[0]}", kind[1], scenario.name(cap),
+            "users", "1", "break_even_time", "s",
             users, tuple(t[0] for t in times), tuple(t[1] for t in times), tuple(t[2] for t in times),
         )  # fmt: skip

@@ -65,8 +65,9 @@ def at(part: dict[str, Any], cap: float) -> dict[str, Any]:
 def crossed_interval(samples: NDArray[np.float64]) -> tuple[float, float, float]:
     """Mean and 95 % interval over training seeds and test seeds, `[training seeds, seeds]`.
 
-    Both are random: the variance of the mean is the sum of what the test seeds' means and the training seeds' means
-    contribute (conservative: their common noise is counted twice), with Satterthwaite's degrees of freedom.
+    Both are random: the variance of the mean is the sum of what the test seeds' means and the training
+    seeds' means contribute (conservative: their common noise counts twice), with Satterthwaite's degrees of
+    freedom.
     """
     mean = float(samples.mean())
     terms = [
@@ -96,6 +97,7 @@ def pictured(results: Results, scenario: Scenario) -> list[tuple[str, Model | No
 
 
 def pictures(results: Results, scenario: Scenario) -> list[tuple[str, str, str]]:
+    """Candidate, regime and key of what was recorded in a scenario."""
     found = []
     for key in results.pictures:
         _, candidate, regime, _, *where = key.split("/")

@@ -58,7 +58,7 @@ def _node(placement: str) -> str:
     return "device" if placement == "device" else "base-station"
 
 
-# --- scenarios --------------------------------------------------------------------------------------------
+# --- scenarios ------------------------------------------------------------------------------------------
 
 
 def _scenario_rows(results: Results, scenario: Scenario, cap: float) -> Iterator[Row]:
@@ -196,7 +196,7 @@ def _unseen_street_rows(results: Results, scenario: Scenario) -> Iterator[Row]:
             yield row("network", "outage_cut", mean_interval((rule - own) / rule.mean()), n, "measured")
 
 
-# --- training ---------------------------------------------------------------------------------------------
+# --- training -------------------------------------------------------------------------------------------
 
 
 def kinds(results: Results) -> dict[tuple[str, str, str], list[Model]]:
