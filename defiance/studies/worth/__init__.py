@@ -34,7 +34,7 @@ from defiance.studies.worth.settings import (
     Scenario,
     away_scenario,
     home_scenarios,
-    placements,
+    kinds,
 )
 
 __all__ = ["PRESETS", "SEEDS", "Config", "run"]
@@ -59,16 +59,13 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
     models = [
         Model(placement, regime, map_, seed)
         for map_ in config.maps
-        for placement in placements(config, map_)
-        for regime in config.regimes
-        for seed in range(config.training_seeds)
+        for placement, regime, seed in kinds(config, map_)
     ]
     tuned = [
-        Model(placement, regime, config.maps[0], seed)
-        for placement in placements(config, config.maps[0])
+        Model(model.placement, regime, model.map, model.seed)
+        for model in models
         for regime in ("finetuned-whole", "finetuned-last")
-        for seed in range(config.training_seeds)
-        if away and "central" in config.regimes
+        if away and model.regime == "central" and model.map == away.map
     ]
     with _workers(config) as submit:
         _do(

@@ -50,7 +50,7 @@ OFFSETS_DB = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 TIMES_TO_TRIGGER_S = (0.0, 0.1, 0.2)
 FILTERS_K = (0.0, 2.0, 4.0)
 HYSTERESES_DB = (0.0, 1.0, 2.0)
-THRESHOLDS = (0.2, 0.35, 0.5, 0.7, 0.9, 1.2, 1.6)
+THRESHOLDS = (0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
 GENIE_COSTS = (0.02, 0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
 A3_OPERATIONS_PER_CELL = 8
 """Operations of `a3_step` per cell and measurement: filter 3, margin 2, comparisons 2, timer 1."""

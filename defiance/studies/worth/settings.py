@@ -18,10 +18,10 @@ class Training:
     duration_s: float = field(
         default=150.0, metadata={"min": 10.0, "unit": "s", "help": "time recorded per world"}
     )
-    width: int = field(default=128, metadata={"min": 4, "max": 1024, "help": "neurons of both hidden layers"})
-    rounds: int = field(default=20, metadata={"min": 1, "max": 1000, "help": "rounds of training"})
+    width: int = field(default=256, metadata={"min": 4, "max": 1024, "help": "neurons of both hidden layers"})
+    rounds: int = field(default=35, metadata={"min": 1, "max": 1000, "help": "rounds of training"})
     federated_rounds: int = field(
-        default=100, metadata={"min": 1, "max": 10000, "help": "averages; the steps in all are the same"}
+        default=175, metadata={"min": 1, "max": 10000, "help": "averages; the steps in all are the same"}
     )
     steps_per_round: int = field(default=100, metadata={"min": 1, "help": "optimiser steps per round"})
     batch: int = field(default=2048, metadata={"min": 8, "help": "samples per step, over all nodes together"})
@@ -65,7 +65,15 @@ class Config:
     regimes: tuple[str, ...] = field(
         default=("local", "federated", "central"), metadata={"help": "who trains"}
     )
-    training_seeds: int = field(default=3, metadata={"min": 1, "max": 100, "help": "models per regime"})
+    smooth_regimes: tuple[str, ...] = field(
+        default=("central",), metadata={"help": "regimes that are judged on the smooth map, too"}
+    )
+    training_seeds: int = field(
+        default=3, metadata={"min": 1, "max": 100, "help": "models of central training on the device"}
+    )
+    other_training_seeds: int = field(
+        default=1, metadata={"min": 1, "max": 100, "help": "models of any other regime and placement"}
+    )
     users: int = field(default=100, metadata={"min": 2, "max": 2000, "help": "users per test world"})
     test_s: float = field(default=120.0, metadata={"min": 5.0, "unit": "s", "help": "time per test world"})
     validation_worlds: int = field(default=4, metadata={"min": 1, "max": 100})
@@ -97,7 +105,7 @@ QUICK = replace(
     validation_worlds=2,
     validation_users=50,
     validation_s=60.0,
-    training=replace(FULL.training, worlds=8, rounds=14, federated_rounds=70, finetuning_rounds=5),
+    training=replace(FULL.training, width=128, rounds=20, federated_rounds=100, finetuning_rounds=5),
 )
 PRESETS = {"quick": QUICK, "full": FULL}
 SEEDS = {"quick": 4, "full": 8}
@@ -140,9 +148,19 @@ def home_scenarios(config: Config) -> list[Scenario]:
     ]
 
 
-def placements(config: Config, map_: str) -> tuple[str, ...]:
-    """Where models run that are judged on a map."""
-    return config.smooth_placements if map_ == "smooth" else config.placements
+def kinds(config: Config, map_: str) -> list[tuple[str, str, int]]:
+    """Placement, regime and seed of every model that is judged on a map."""
+    smooth = map_ == "smooth"
+    return [
+        (placement, regime, seed)
+        for placement in (config.smooth_placements if smooth else config.placements)
+        for regime in (config.smooth_regimes if smooth else config.regimes)
+        for seed in range(
+            config.training_seeds
+            if (placement, regime) == ("device", "central")
+            else config.other_training_seeds
+        )
+    ]
 
 
 def away_scenario(config: Config) -> Scenario | None:
