@@ -122,9 +122,20 @@ class View:
 
     @cached_property
     def lead(self) -> str:
-        """The learned candidate with the largest mean cut over the main scenarios: it stands for learning."""
-        means = {name: mean([row.mean for _, row in self.cuts(self.main, name)]) for name in self.learned}
-        return max(means, key=lambda name: means[name], default="")
+        """The learned candidate that stands for learning: least outage on validation seeds.
+
+        Where the sheet has no such rows, it is the one with the largest mean cut over the main scenarios.
+        """
+        scores = {}
+        for name in self.learned:
+            cuts = self.cuts(self.main, name)
+            validated = [
+                row.mean
+                for case, cut in cuts
+                if (row := self.row("validation_outage_share", name, case, cut.regime)) is not None
+            ]
+            scores[name] = -mean(validated) if validated else mean([row.mean for _, row in cuts])
+        return max(scores, key=lambda name: scores[name], default="")
 
     @cached_property
     def reference(self) -> tuple[Scenario, Row] | None:

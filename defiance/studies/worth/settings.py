@@ -94,7 +94,7 @@ class Config:
 FULL = Config()
 QUICK = replace(
     FULL,
-    speeds_kmh=(30.0,),
+    speeds_kmh=(50.0,),
     loads=(0.5,),
     caps=(8.0,),
     maps=("raw",),
