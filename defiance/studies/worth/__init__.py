@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from defiance.errors import DefianceError
 from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.studies import Progress
@@ -52,6 +53,9 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         parts: finished parts, read and added to.
         progress: is told how far the work is.
     """
+    for name in ("speeds_kmh", "loads", "caps", "maps", "placements", "regimes"):
+        if not getattr(config, name):
+            raise DefianceError(f"worth needs at least one of {name}; give --set {name}=...")
     tests = f"seeds{seeds[0]}-{seeds[-1]}"
     scenarios = home_scenarios(config)
     away = away_scenario(config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
 
 from defiance.network.settings import RadioConfig
 
@@ -55,17 +57,19 @@ class Config:
     pedestrian_cap: float = field(
         default=1.0, metadata={"min": 0.1, "unit": "1/min", "help": "the cap below 10 km/h"}
     )
-    maps: tuple[str, ...] = field(default=("raw", "smooth"), metadata={"help": "raw, smooth (3x3 median)"})
-    placements: tuple[str, ...] = field(
+    maps: tuple[Literal["raw", "smooth"], ...] = field(
+        default=("raw", "smooth"), metadata={"help": "raw, smooth (3x3 median)"}
+    )
+    placements: tuple[Literal["station", "device"], ...] = field(
         default=("station", "device"), metadata={"help": "where a model runs"}
     )
-    smooth_placements: tuple[str, ...] = field(
+    smooth_placements: tuple[Literal["station", "device"], ...] = field(
         default=("device",), metadata={"help": "placements that are judged on the smooth map, too"}
     )
-    regimes: tuple[str, ...] = field(
+    regimes: tuple[Literal["local", "federated", "central"], ...] = field(
         default=("local", "federated", "central"), metadata={"help": "who trains"}
     )
-    smooth_regimes: tuple[str, ...] = field(
+    smooth_regimes: tuple[Literal["local", "federated", "central"], ...] = field(
         default=("central",), metadata={"help": "regimes that are judged on the smooth map, too"}
     )
     training_seeds: int = field(
@@ -136,8 +140,6 @@ def home_scenarios(config: Config) -> list[Scenario]:
 
     Pedestrians, who have next to nothing to gain, are judged at the first load on the first map only.
     """
-    from pathlib import Path
-
     city = Path(config.scene).stem
     return [
         Scenario(city, speed, load, map_)
@@ -164,10 +166,11 @@ def kinds(config: Config, map_: str) -> list[tuple[str, str, int]]:
 
 
 def away_scenario(config: Config) -> Scenario | None:
-    """The cell of the unseen city: the first vehicular speed and load, on the traced map."""
-    from pathlib import Path
+    """The cell of the unseen city: the first vehicular speed and load, on the first map.
 
-    if not config.unseen_scene:
+    None where no city is named, or no central training, whose models move there.
+    """
+    if not config.unseen_scene or "central" not in {regime for _, regime, _ in kinds(config, config.maps[0])}:
         return None
     speed = next((s for s in config.speeds_kmh if s >= 10), config.speeds_kmh[0])
     return Scenario(Path(config.unseen_scene).stem, speed, config.loads[0], config.maps[0])
