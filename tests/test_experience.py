@@ -133,10 +133,7 @@ def plain_values(reward: list[list[float]], cost: float, discount: float) -> lis
 
 
 def test_a_samples_value_is_the_regret_two_periods_later() -> None:
-    """Decided at the end of t, prepared and executed during t + 1, served from t + 2 on.
-
-    70 users: two pieces.
-    """
+    """Decided at the end of t, executed during t + 1, served from t + 2 on; 70 users: in two pieces."""
     levels, target = random_levels(30, 70, 3), Target(handover_cost=0.7)
     serving = torch.randint(3, (30, 70), generator=torch.Generator().manual_seed(1), dtype=torch.int8)
     load = torch.rand(70, 3, generator=torch.Generator().manual_seed(2))
@@ -148,6 +145,7 @@ def test_a_samples_value_is_the_regret_two_periods_later() -> None:
         expected = torch.tensor(plain_values(reward[:, user].tolist(), 0.7, 0.95))[2:]
         expected = expected - expected.amax(-1, keepdim=True)
         torch.testing.assert_close(experience.value[:, user].float(), expected, atol=4e-3, rtol=2e-3)
+    assert experience.value.amin() < -0.5
 
 
 def test_regret_is_never_positive_and_the_best_cell_has_none() -> None:
@@ -421,7 +419,7 @@ def test_every_regime_learns(regime: str, nodes: int) -> None:
         Schedule(rounds=4, steps_per_round=15),
         stream(0, regime),
     )
-    assert bool((found.validation_loss[-1] < 0.5 * found.validation_loss[0]).all())
+    assert bool((found.validation_loss[-1] < 0.9 * found.validation_loss[0]).all())
     weights = found.parameters["weight0"]
     if regime == "federated":
         assert torch.equal(weights, weights[:1].expand_as(weights))

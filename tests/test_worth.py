@@ -1,0 +1,531 @@
+"""The study `worth` at toy size in two made-up cities, and its arithmetic by hand."""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scenes import blocks, small_scene
+from scipy.special import stdtrit
+
+from defiance.hardware import UE_DOWNLOAD
+from defiance.kpm import Row, Sheet
+from defiance.network.simulate import simulate
+from defiance.parts import Parts
+from defiance.scene import Scene, save
+from defiance.seeding import stream
+from defiance.studies import Silent, worth
+from defiance.studies.worth import experiments
+from defiance.studies.worth.experiments import Model, Sweep
+from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps, home_scenarios
+from defiance.studies.worth.sheet import Results, verdict
+from defiance.studies.worth.sheet.results import at, crossed_interval
+from defiance.studies.worth.sheet.rows import break_even
+
+SEEDS = (0, 1)
+HOME, AWAY = Scenario("munich", 30.0, 0.5, "raw"), Scenario("florence", 30.0, 0.5, "raw")
+REGIMES = ("local", "federated", "central")
+
+
+# --- a run at toy size ---
+
+
+def made_up_city(name: str, seed: int) -> Scene:
+    """240 m of streets with three sites of two sectors; the shadows change from block to block."""
+    outdoor = blocks(60, 60, 15, 5)
+    row, col = np.mgrid[:60, :60] * 4.0
+    sites = np.array([[60.0, 40.0, 25.0], [190.0, 90.0, 25.0], [80.0, 200.0, 25.0]], np.float32)
+    rng, gain = np.random.default_rng(seed), []
+    for x, y, _ in sites:
+        distance = np.hypot(col - x, row - y)
+        bearing = np.degrees(np.arctan2(col - x, row - y))
+        for azimuth in (60.0, 240.0):
+            off = (bearing - azimuth + 180) % 360 - 180
+            shadow = np.kron(rng.normal(0, 8, (12, 12)), np.ones((5, 5)))
+            gain.append(
+                -75
+                - 37 * np.log10(np.hypot(distance, 25) / 10)
+                - np.minimum(12 * (off / 65) ** 2, 25)
+                + shadow
+            )
+    return replace(
+        small_scene(outdoor, np.array(gain, np.float32)[:3]),
+        name=name,
+        origin_m=(0.0, 0.0),
+        path_gain_db=torch.from_numpy(np.array(gain, np.float32)),
+        site_position_m=torch.from_numpy(sites),
+        cell_site=torch.tensor([0, 0, 1, 1, 2, 2]),
+        azimuth_deg=torch.tensor([60.0, 240.0] * 3),
+        tilt_deg=torch.full((6,), 8.0),
+    )
+
+
+def toy(folder: Path) -> Config:
+    """Everything once, and each as short as its range allows."""
+    quick = worth.PRESETS["quick"]
+    return replace(
+        quick,
+        scene=str(folder / "munich.npz"),
+        unseen_scene=str(folder / "florence.npz"),
+        placements=("station", "device"),
+        training_seeds=1,
+        users=6,
+        test_s=8.0,
+        validation_worlds=1,
+        validation_users=4,
+        validation_s=5.0,
+        workers=1,
+        training=replace(
+            quick.training,
+            worlds=1,
+            users=10,
+            duration_s=10.0,
+            width=8,
+            rounds=3,
+            federated_rounds=4,
+            steps_per_round=4,
+            batch=64,
+            finetuning_rounds=1,
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cities")
+    for seed, name in enumerate(("munich", "florence")):
+        save(made_up_city(name, seed), folder / f"{name}.npz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(city: Path) -> Config:
+    return toy(city)
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
+    return Parts.open(tmp_path_factory.mktemp("parts"), "toy")
+
+
+@pytest.fixture(scope="module")
+def sheet(config: Config, parts: Parts) -> Sheet:
+    return worth.run(config, seeds=SEEDS, parts=parts, progress=Silent())
+
+
+@contextmanager
+def workers(submit: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    yield submit
+
+
+def reproducible(sheet: Sheet) -> list[Row]:
+    """All rows but those that tell how long the machine took."""
+    return [row for row in sheet.rows if row.metric != "cpu_time" and row.provenance != "estimated"]
+
+
+def test_the_sheet_is_read_back_as_it_was_written(sheet: Sheet, tmp_path: Path) -> None:
+    sheet.save(tmp_path / "sheet.json")
+    again = Sheet.load(tmp_path / "sheet.json")
+    assert repr(again) == repr(sheet)  # nan is not equal to itself
+    assert sheet.study == "worth" and sheet.seeds == SEEDS and sheet.config["users"] == 6
+
+
+def test_names_are_those_of_the_field(sheet: Sheet) -> None:
+    assert {row.candidate for row in sheet.rows} == {"a3", "learned-station", "learned-device", "genie"}
+    assert {row.regime for row in sheet.rows} == {"none", *REGIMES, "finetuned-whole", "finetuned-last"}
+    assert {row.scenario for row in sheet.rows} == {
+        "munich/30kmh/load50/cap8/raw",
+        "munich-unseen/30kmh/load50/cap8/raw",
+        "florence/30kmh/load50/cap8/raw",
+        "munich/raw",
+        "florence/raw",
+    }
+    assert {curve.name for curve in sheet.curves} == {
+        "front", "sinr_cdf", "throughput_cdf", "learning", "learning_bits", "failure_places", "buildings",
+        "sites", "break_even",
+    }  # fmt: skip
+
+
+def test_who_is_judged_where(sheet: Sheet) -> None:
+    """All regimes at home; away the central model, as it is and fine-tuned; rule and genie everywhere."""
+    judged: dict[str, set[tuple[str, str]]] = {}
+    for row in sheet.select(metric="outage_share"):
+        judged.setdefault(row.scenario, set()).add((row.candidate, row.regime))
+    yardsticks = {("a3", "none"), ("genie", "none")}
+    learned = ("learned-station", "learned-device")
+    assert judged[HOME.name(8)] == yardsticks | {*product(learned, REGIMES)}
+    assert judged[AWAY.name(8)] == yardsticks | {
+        *product(learned, ("central", "finetuned-whole", "finetuned-last"))
+    }
+    assert len(judged["munich-unseen/30kmh/load50/cap8/raw"]) == 2  # the rule and the chosen one
+
+
+@pytest.mark.parametrize("candidate", ["learned-station", "learned-device"])
+def test_the_six_key_performance_metrics_are_there(sheet: Sheet, candidate: str) -> None:
+    node = "device" if candidate == "learned-device" else "base-station"
+    for regime in REGIMES:
+        at_home = {"candidate": candidate, "regime": regime, "scenario": HOME.name(8)}
+        learning = {"candidate": candidate, "regime": regime, "scenario": "munich/raw"}
+        assert sheet.select(metric="training_operations", **learning)
+        assert sheet.value("inference_operations", node=node, **learning).mean > 0
+        # 60 inputs, two hidden layers of 8, 6 values
+        assert sheet.value("inference_parameters", node=node, **learning).mean == 61 * 8 + 9 * 8 + 9 * 6
+        assert sheet.value("communication_bits", **learning).mean > 0
+        sent = {
+            node: sheet.value("communication_bits", node=node, **at_home).mean
+            for node in ("network", "total")
+        }
+        assert sent["total"] > sent["network"] > 0
+        assert 0 < sheet.value("performance", **at_home).mean < 1
+        assert 0.01 < sheet.value("inference_latency", **at_home).mean < 0.02
+    for regime in ("central", "finetuned-whole", "finetuned-last"):
+        row = sheet.value("generalisation", candidate=candidate, regime=regime, scenario=AWAY.name(8))
+        assert 0 < row.mean <= 1
+
+
+def test_performance_is_the_share_of_time_in_service(sheet: Sheet) -> None:
+    for row in sheet.select(metric="performance"):
+        outage = sheet.value(
+            "outage_share", candidate=row.candidate, regime=row.regime, scenario=row.scenario
+        )
+        assert row.mean == pytest.approx(1 - outage.mean) and row.n == outage.n
+
+
+def test_every_joule_says_whether_it_is_modelled_or_estimated(sheet: Sheet) -> None:
+    energy = [row for row in sheet.rows if row.unit.startswith("J")]
+    assert {row.metric for row in energy} >= {"energy", "energy_per_bit", "joules_per_avoided_outage_second"}
+    assert {row.provenance for row in energy} == {"modelled", "estimated"}
+    for row in sheet.rows:
+        if row.provenance == "measured":
+            assert not {"J", "W", "bit", "op"} & {row.unit.split("/")[0]} or row.metric == "throughput"
+
+
+def test_units_fit_their_metrics(sheet: Sheet) -> None:
+    units = {row.metric: row.unit for row in sheet.rows}
+    assert units["saved_power_per_user"] == "W" and units["training_operations_total"] == "op"
+    assert units["break_even_time"] == "s" and units["outage_cut"] == "1"
+
+
+def test_n_is_training_seeds_times_test_seeds(sheet: Sheet) -> None:
+    assert {row.n for row in sheet.select(metric="outage_share", scenario=HOME.name(8))} == {1 * len(SEEDS)}
+
+
+def test_weights_and_data_that_move_are_booked(sheet: Sheet, parts: Parts) -> None:
+    """Beyond what all regimes log over the air: federated averages; central data, one delivery per site."""
+
+    def bits(regime: str) -> float:
+        return sheet.value(
+            "communication_bits", candidate="learned-device", regime=regime, scenario="munich/raw"
+        ).mean
+
+    trained = {regime: parts.get(f"train/{Model('device', regime, 'raw', 0).key}") for regime in REGIMES}
+    federated, central = trained["federated"], trained["central"]
+    assert federated is not None and central is not None
+    weights, sites = 32 * central["parameters"], 3
+    averages = 2 * federated["rounds"] * sites * weights
+    assert averages < bits("federated") - bits("local") < 1.1 * averages  # TCP/IP headers
+    once = sites * weights + central["recorded_samples"] * 7 * 6
+    assert once < bits("central") - bits("local") < 1.1 * once
+
+
+def test_thresholds_make_no_more_handovers_than_the_rule_on_validation_worlds(
+    sheet: Sheet, parts: Parts, config: Config
+) -> None:
+    for scenario, regimes in ((HOME, REGIMES), (AWAY, ("central", "finetuned-last"))):
+        a3 = parts.get(f"a3/{scenario.name()}/seeds0-1")
+        assert a3 is not None
+        limit = 0.98 * at(a3, 8)["validation_handovers"]
+        for placement, regime in product(config.placements, regimes):
+            model = Model(placement, regime, "raw", 0)
+            part = parts.get(f"judge/{model.key}/{scenario.name()}/seeds0-1")
+            assert part is not None
+            found = at(part, 8)["validation_handovers"]
+            assert found <= limit or found == min(part["sweep"][1])
+
+
+def test_a_finished_run_is_folded_without_simulating(
+    sheet: Sheet, config: Config, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def submit(*arguments: Any) -> None:
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr(worth, "_workers", lambda config: workers(submit))
+    again = worth.run(config, seeds=SEEDS, parts=parts, progress=Silent())
+    assert repr(again) == repr(sheet)
+
+
+def test_a_run_that_lost_parts_comes_to_the_same_rows(
+    sheet: Sheet, config: Config, parts: Parts, tmp_path: Path
+) -> None:
+    """The rule tuned, a model trained and judged, all pictured anew: same seeds, same numbers."""
+    again = Parts(tmp_path / "again")
+    device = "learned-device/central/raw/seed0"
+    lost = ("a3/munich", f"train/{device}", f"judge/{device}/munich", "genie/florence", "picture/")
+    shutil.copytree(parts.folder, again.folder)
+    for path in again.folder.iterdir():
+        if path.name.startswith(tuple(quote(name, safe="") for name in lost)):
+            path.unlink()
+    assert len(again) < len(parts)
+    (again.folder / f"{quote(device, safe='')}.safetensors").write_bytes(b"half a f")
+    repeated = worth.run(config, seeds=SEEDS, parts=again, progress=Silent())
+    assert repr(reproducible(repeated)) == repr(reproducible(sheet))
+    assert repr(repeated.curves) == repr(sheet.curves) and repeated.verdict == sheet.verdict
+
+
+def test_other_test_seeds_are_tested_anew_and_nothing_is_trained(
+    sheet: Sheet, config: Config, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Submitted(Exception):
+        pass
+
+    def submit(function: Callable[..., Any], *arguments: Any) -> None:
+        raise Submitted(function.__name__)
+
+    monkeypatch.setattr(worth, "_workers", lambda config: workers(submit))
+    with pytest.raises(Submitted, match="tune_and_test_a3"):
+        worth.run(config, seeds=(0, 1, 2), parts=parts, progress=Silent())
+
+
+# --- worlds and counts ---
+
+
+def test_worlds_of_a_seed_are_the_same_and_of_another_purpose_others(config: Config) -> None:
+    drawn = {
+        purpose: experiments.worlds_of(config, HOME, purpose, (3,))
+        for purpose in ("training", "validation", "test")
+    }
+    again = experiments.worlds_of(config, HOME, "test", (2, 3))
+    assert torch.equal(again.route_m[1], drawn["test"].route_m[0])
+    assert torch.equal(again.fading_phase[1], drawn["test"].fading_phase[0])
+    starts = [worlds.route_m[0, :4, 0].tolist() for worlds in drawn.values()]
+    assert starts[0] != starts[1] != starts[2] != starts[0]
+    faster = experiments.worlds_of(config, replace(HOME, speed_kmh=50.0), "test", (3,))
+    assert not torch.equal(faster.route_m[0, :, 0], drawn["test"].route_m[0, :, 0])
+
+
+def test_the_simulated_users_make_a_part_of_the_load(config: Config) -> None:
+    """Load 50 %: background 42 % +- 20 % and 8 % from the users' demand; load 100 %: full without them."""
+    half = experiments.worlds_of(config, HOME, "test", tuple(range(8)))
+    assert half.background_load.mean().item() == pytest.approx(0.42, abs=0.03)
+    assert half.background_load.min() >= 0.8 * 0.42 - 1e-6 and half.background_load.max() <= 1.2 * 0.42 + 1e-6
+    full = experiments.worlds_of(config, replace(HOME, load=1.0), "test", (0,))
+    assert bool((full.background_load == 1).all())
+
+
+def test_nobody_is_trained_validated_or_tested_on_the_streets_held_out(config: Config, city: Path) -> None:
+    held = torch.as_tensor(experiments.held_out(config, "munich"))
+
+    def share(purpose: str, everywhere: bool) -> float:
+        worlds = experiments.worlds_of(config, HOME, purpose, (0, 1), everywhere=everywhere)
+        cell = (worlds.route_m / 4.0).round().long()
+        return float(held[cell[..., 1], cell[..., 0]].float().mean())
+
+    assert share("training", False) == share("validation", False) == share("test", False) == 0
+    assert share("test", True) > 0.05
+
+
+def test_rates_by_hand(config: Config) -> None:
+    worlds = experiments.worlds_of(config, HOME, "test", SEEDS)
+    policy = experiments.rule(config, [0.0, 0.0, 2.0, 0.0])
+    outcome = simulate(worlds, config.radio, policy, stream(0, "messages"), duration_s=8.0)
+    rates, state = experiments.per_world(outcome, worlds, config.radio), outcome.state
+    for w in range(2):
+        assert rates["outage_share"][w] == pytest.approx(int(state.outage_steps[w].sum()) / (6 * 400))
+        assert rates["handovers_per_user_minute"][w] == pytest.approx(
+            int(state.handovers[w].sum()) / (6 * 8 / 60)
+        )
+        assert rates["throughput"][w] == pytest.approx(float(state.bits[w].sum()) / 48, rel=1e-5)
+        background = float(worlds.background_load[w].sum()) * 8
+        all_load = float(state.load_steps[w].sum()) * 0.02
+        assert rates["load_seconds"][w] == pytest.approx(all_load, rel=1e-5)
+        assert rates["own_load_seconds"][w] == pytest.approx(all_load - background, abs=1e-3)
+
+
+def test_the_grids_columns_are_the_rules_parameters(config: Config) -> None:
+    rule = experiments.rule(config, [4.0, 0.1, 3.0, 1.0])
+    assert (rule.filter_k, rule.time_to_trigger_s, rule.offset_db, rule.hysteresis_db) == (4.0, 0.1, 3.0, 1.0)
+    assert rule.period_steps * config.radio.step_s == rule.period_s == 0.1
+    assert 0.0 in experiments.FILTERS_K and 0.0 in experiments.TIMES_TO_TRIGGER_S
+
+
+# --- scenarios ---
+
+
+def test_scenarios_of_the_full_preset() -> None:
+    full = worth.PRESETS["full"]
+    names = [scenario.name(cap) for scenario in home_scenarios(full) for cap in caps(full, scenario)]
+    assert names == [
+        "munich/3kmh/load50/cap1/raw",
+        *(
+            f"munich/{speed}kmh/load{load}/cap{cap}/{map_}"
+            for map_ in ("raw", "smooth")
+            for speed in (30, 50)
+            for load in (50, 100)
+            for cap in (8, 12)
+        ),
+    ]
+    away = away_scenario(full)
+    assert away is not None and away.name(8) == "florence/30kmh/load50/cap8/raw"
+    assert away_scenario(replace(full, unseen_scene="")) is None
+    assert worth.SEEDS["full"] >= 8 and full.training_seeds >= 3
+
+
+# --- arithmetic ---
+
+
+def test_under_a_cap_the_least_outage_is_chosen() -> None:
+    found = Sweep([[1.0], [2.0], [3.0], [4.0]], [12.0, 8.0, 6.0, 2.0], [0.01, 0.03, 0.02, 0.05])
+    assert [found.under(cap) for cap in (20.0, 12.0, 11.9, 8.0, 5.0, 2.0)] == [0, 0, 2, 2, 3, 3]
+
+
+def test_where_no_setting_keeps_the_cap_the_fewest_handovers_are_chosen() -> None:
+    found = Sweep([[1.0], [2.0], [3.0]], [12.0, 9.0, 10.0], [0.01, 0.03, 0.02])
+    assert found.under(8.0) == 1
+
+
+def test_sweeps_add_up() -> None:
+    total = Sweep([[1.0]], [3.0], [0.1]) + Sweep([[2.0]], [2.0], [0.2])
+    assert total == Sweep([[1.0], [2.0]], [3.0, 2.0], [0.1, 0.2])
+
+
+def samples(models: int, seeds: int) -> NDArray[np.float64]:
+    rng = np.random.default_rng(1)
+    return 0.3 + 0.05 * rng.normal(size=(models, 1)) + 0.1 * rng.normal(size=(models, seeds))
+
+
+def test_a_crossed_interval_by_hand() -> None:
+    x = samples(3, 8)
+    over_seeds = np.var([x[:, j].mean() for j in range(8)], ddof=1) / 8
+    over_models = np.var([x[i].mean() for i in range(3)], ddof=1) / 3
+    freedom = (over_seeds + over_models) ** 2 / (over_seeds**2 / 7 + over_models**2 / 2)
+    half = stdtrit(freedom, 0.975) * math.sqrt(over_seeds + over_models)
+    assert crossed_interval(x) == pytest.approx((x.mean(), x.mean() - half, x.mean() + half))
+
+
+@pytest.mark.parametrize("shape", [(1, 8), (8, 1)])
+def test_with_one_training_seed_the_interval_is_students(shape: tuple[int, int]) -> None:
+    x = samples(1, 8).reshape(shape)
+    half = stdtrit(7, 0.975) * x.std(ddof=1) / math.sqrt(8)
+    assert crossed_interval(x) == pytest.approx((x.mean(), x.mean() - half, x.mean() + half))
+
+
+def test_one_sample_has_no_interval_and_equal_ones_no_width() -> None:
+    mean, low, high = crossed_interval(np.array([[0.2]]))
+    assert mean == 0.2 and math.isnan(low) and math.isnan(high)
+    assert crossed_interval(np.full((3, 4), 0.25)) == (0.25, 0.25, 0.25)
+
+
+def test_the_interval_holds_what_both_kinds_of_seeds_add() -> None:
+    """Models that differ widen it as much as test worlds that differ."""
+    by_model = np.repeat(np.array([[0.1], [0.2], [0.3]]), 8, 1)
+    by_world = np.repeat(np.array([[0.1, 0.2, 0.3]]), 8, 0)
+    assert crossed_interval(by_model) == pytest.approx(crossed_interval(by_world))
+    assert crossed_interval(by_model)[1] < 0
+
+
+def test_break_even_is_investment_over_saved_power() -> None:
+    """100 J at 2 W [1, 4]: 50 s [25, 100]."""
+    assert break_even(100.0, (2.0, 1.0, 4.0)) == (50.0, 25.0, 100.0)
+    assert break_even(100.0, (2.0, -1.0, 5.0)) == (50.0, 20.0, math.inf)
+    assert break_even(100.0, (-1.0, -2.0, 0.5)) == (math.inf, 200.0, math.inf)
+    assert break_even(100.0, (-2.0, -3.0, -1.0)) == (math.inf, math.inf, math.inf)
+    time, low, high = break_even(100.0, (2.0, math.nan, math.nan))
+    assert time == 50.0 and math.isnan(low) and math.isnan(high)
+
+
+def test_break_even_on_the_sheet(sheet: Sheet) -> None:
+    """From the sheet's own rows: computing, transfers, and the model once to each of six devices."""
+    for row in sheet.select(metric="break_even_time", scenario=HOME.name(8)):
+        of = {"candidate": row.candidate, "regime": row.regime}
+        saved = sheet.value("saved_power_per_user", scenario=row.scenario, **of).mean
+        if saved <= 0:
+            assert row.mean == math.inf
+            continue
+        learning = {"scenario": "munich/raw", **of}
+        invested = sheet.value("energy", node="training", provenance="modelled", **learning).mean
+        invested += sheet.value("energy", node="training-transfers", **learning).mean
+        if row.candidate == "learned-device":
+            models = 3 if row.regime == "local" else 1
+            weights = sheet.value("inference_parameters", **learning).mean
+            invested += 6 * models * 32 * weights * UE_DOWNLOAD.joules_per_bit
+        assert row.mean == pytest.approx(invested / (6 * saved))
+
+
+# --- the verdict ---
+
+
+def judged(config: Config, cuts: dict[Scenario, tuple[float, float]], pays_back_s: float) -> str:
+    """The verdict on one model with these cuts of outage (+- 0.05), validation outages being equal."""
+    model = Model("device", "central", "raw", 0)
+    found = []
+    for scenario, (cut, _) in cuts.items():
+        for cap in caps(config, scenario):
+            name = ("learned-device", "central", scenario.name(cap), "network")
+            found += [
+                Row(*name, "outage_cut", "1", cut, cut - 0.05, cut + 0.05, 8, "measured"),
+                Row(*name, "break_even_time", "s", pays_back_s, math.nan, math.nan, 8, "modelled"),
+            ]
+    results = Results(
+        config,
+        SEEDS,
+        a3={
+            s: {"caps": [{"cap": c, "test": {"outage_share": [outage]}} for c in caps(config, s)]}
+            for s, (_, outage) in cuts.items()
+        },
+        genie={},
+        trained={},
+        judged={
+            (replace(model, map=s.map), s): {
+                "caps": [{"cap": c, "validation_outage": 0.01} for c in caps(config, s)]
+            }
+            for s in cuts
+        },
+        pictures={},
+    )
+    return verdict(results, tuple(found))
+
+
+def asked(**changes: Any) -> Config:
+    plain = {"unseen_scene": "", "maps": ("raw",), "speeds_kmh": (3.0, 30.0), "loads": (0.5,), "caps": (8.0,)}
+    return replace(worth.PRESETS["full"], **(plain | changes))
+
+
+WALK = replace(HOME, speed_kmh=3.0)
+
+
+def test_the_verdict_on_a_gain_that_never_pays_back() -> None:
+    words = judged(asked(), {HOME: (0.3, 0.02), WALK: (0.01, 0.0013)}, math.inf)
+    assert "Munich" in words and "worth having" in words and "not shown" not in words
+    assert "-30 % [-35, -25]" in words
+    assert "For pedestrians" in words and "0.13 %" in words and "to gain" in words
+    assert "never pays back" in words
+    assert "central training, run on the device" in words
+
+
+def test_the_verdict_on_a_gain_that_pays_back() -> None:
+    words = judged(asked(speeds_kmh=(30.0,)), {HOME: (0.3, 0.02)}, 7200.0)
+    assert "pays back" in words and "2 h" in words and "1 of 1" in words and "never" not in words
+    assert "pedestrian" not in words.lower()
+
+
+def test_the_verdict_does_not_claim_what_is_not_resolved() -> None:
+    words = judged(asked(speeds_kmh=(30.0,)), {HOME: (0.04, 0.02)}, math.inf)
+    assert "not shown to be worth having" in words
+    busy = replace(HOME, load=1.0)
+    words = judged(
+        asked(speeds_kmh=(30.0,), loads=(0.5, 1.0)), {HOME: (0.3, 0.02), busy: (0.0, 0.1)}, math.inf
+    )
+    assert "helps in 1 of 2" in words
+
+
+def test_the_toy_run_has_a_verdict(sheet: Sheet) -> None:
+    assert "Munich" in sheet.verdict and "Florence" in sheet.verdict and "nan" not in sheet.verdict
