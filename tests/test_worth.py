@@ -26,7 +26,7 @@ from defiance.seeding import stream
 from defiance.studies import Silent, worth
 from defiance.studies.worth import experiments
 from defiance.studies.worth.experiments import Model, Sweep
-from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps, home_scenarios
+from defiance.studies.worth.settings import Config, Scenario, Training, away_scenario, caps, home_scenarios
 from defiance.studies.worth.sheet import Results, verdict
 from defiance.studies.worth.sheet.results import at, crossed_interval
 from defiance.studies.worth.sheet.rows import break_even
@@ -71,11 +71,13 @@ def made_up_city(name: str, seed: int) -> Scene:
 
 def toy(folder: Path) -> Config:
     """Everything once, and each as short as its range allows."""
-    quick = worth.PRESETS["quick"]
-    return replace(
-        quick,
+    return Config(
         scene=str(folder / "munich.npz"),
         unseen_scene=str(folder / "florence.npz"),
+        speeds_kmh=(30.0,),
+        loads=(0.5,),
+        caps=(8.0,),
+        maps=("raw",),
         placements=("station", "device"),
         training_seeds=1,
         users=6,
@@ -84,8 +86,7 @@ def toy(folder: Path) -> Config:
         validation_users=4,
         validation_s=5.0,
         workers=1,
-        training=replace(
-            quick.training,
+        training=Training(
             worlds=1,
             users=10,
             duration_s=10.0,
@@ -508,7 +509,7 @@ def test_the_verdict_on_a_gain_that_never_pays_back() -> None:
     assert "-30 % [-35, -25]" in words
     assert "For pedestrians" in words and "0.13 %" in words and "to gain" in words
     assert "never pays back" in words
-    assert "central training, run on the device" in words
+    assert "central" in words and "on the device" in words
 
 
 def test_the_verdict_on_a_gain_that_pays_back() -> None:
