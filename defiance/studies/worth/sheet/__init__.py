@@ -113,24 +113,21 @@ def _span(where: str, cuts: list[Row]) -> str:
 
 def _pedestrians(results: Results, cells: list[Cell], cuts: list[Row]) -> str:
     outage = max(float(np.mean(at(results.a3[s], c)["test"]["outage_share"])) for s, c in cells)
-    clear = [cut for cut in cuts if cut.ci_low > 0]
-    return (
-        f"For pedestrians there is little to gain: the rule is in outage {100 * outage:.2f} % of the "
-        + ("time" if clear else "time, and learning changes nothing that could be resolved")
-        + (f"; learning changes that by {_change(clear[0])}." if clear else ".")
-    )
+    text = f"For pedestrians there is next to nothing to gain: the rule is in outage {100 * outage:.2f} %"
+    clear = [cut for cut in cuts if cut.ci_low > 0 or cut.ci_high < 0]
+    if not clear:
+        return f"{text} of the time, and learning changes nothing that could be resolved."
+    word = "less" if clear[0].mean > 0 else "more"
+    return f"{text} of the time, and the learned function is in outage {word}: {_change(clear[0])}."
 
 
 def _where(results: Results, cells: list[Cell]) -> str:
     """Which placement and regime validation chose."""
     chosen = [results.chosen(s, c) for s, c in cells]
     counts = {kind: chosen.count(kind) for kind in dict.fromkeys(chosen)}
-    best = max(counts, key=lambda k: counts[k])
-    place = "on the device" if best[0] == "device" else "at the base station"
-    return (
-        f"Validation chose {best[1]} training, with decisions {place}, in {counts[best]} of {len(chosen)} "
-        "scenarios."
-    )
+    places = {"device": "on the device", "station": "at the base station"}
+    parts = [f"{regime} training {places[placement]} in {n}" for (placement, regime), n in counts.items()]
+    return f"Of {len(chosen)} scenarios, validation chose {' and '.join(parts)}."
 
 
 def _pay_back(config: Config, times: list[Row]) -> str:
