@@ -59,6 +59,7 @@ def verdict(results: Results, found: tuple[Row, ...]) -> str:
     if fast:
         cuts = chosen("outage_cut", fast)
         sentences += [_headline(city, cuts), _span("On the traced map", cuts)]
+    sentences += _unseen_streets(found)
     if filtered:
         sentences.append(_span("Without the map's ray noise (3x3 median)", chosen("outage_cut", filtered)))
     if slow:
@@ -99,9 +100,9 @@ def _change(cut: Row) -> str:
 def _headline(city: str, cuts: list[Row]) -> str:
     better = sum(cut.ci_low > 0 for cut in cuts)
     if better == len(cuts):
-        return f"For vehicles in {city}, learned handover is worth having."
+        return f"For vehicles in {city}, learned handover has less outage, on the streets it was trained on."
     if better:
-        return f"For vehicles in {city}, learned handover helps in {better} of {len(cuts)} scenarios."
+        return f"On its own streets in {city}, learned handover helps in {better} of {len(cuts)} scenarios."
     return f"For vehicles in {city}, learned handover is not shown to be worth having."
 
 
@@ -109,6 +110,23 @@ def _span(where: str, cuts: list[Row]) -> str:
     least, most = min(cuts, key=lambda r: r.mean), max(cuts, key=lambda r: r.mean)
     text = f"{where} time in outage changes by {_change(least)}"
     return text + (f" to {_change(most)}" if most is not least else "") + " against the tuned A3 rule."
+
+
+def _unseen_streets(found: tuple[Row, ...]) -> list[str]:
+    """What happens where no training trip went: said beside the gain, whichever way it goes."""
+    cuts = [r for r in found if r.metric == "outage_cut" and r.scenario.split("/")[0].endswith("-unseen")]
+    if not cuts:
+        return []
+    outage = {(r.candidate, r.scenario): r.mean for r in found if r.metric == "outage_share"}
+    pairs = [
+        f"{100 * outage[cut.candidate, cut.scenario]:.1f} % against {100 * outage['a3', cut.scenario]:.1f} %"
+        for cut in cuts
+    ]
+    worse = sum(cut.ci_high < 0 for cut in cuts)
+    return [
+        f"On streets never seen in training it has more outage than the rule in {worse} of {len(cuts)} "
+        f"scenarios: {', '.join(pairs)} of the time."
+    ]
 
 
 def _pedestrians(results: Results, cells: list[Cell], cuts: list[Row]) -> str:
