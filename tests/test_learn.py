@@ -170,15 +170,16 @@ def test_deterministic_by_seed() -> None:
     assert not torch.equal(runs[0].validation_loss, train(TARGETS, torch.eye(3)).validation_loss)
 
 
-def scripted(losses: list[float], patience: int) -> Fit:
-    """A training whose validation losses are given; its weight counts the steps (learning rate 1)."""
+def scripted(losses: list[float] | list[list[float]], patience: int, mixing: Tensor | None = None) -> Fit:
+    """A training whose validation losses are given, per node if need be; its weights grow step by step."""
     script = iter(losses)
+    nodes = 1 if mixing is None else len(mixing)
     return fit(
-        {"w": torch.zeros(1, 1)},
+        {"w": torch.zeros(nodes, 1)},
         lambda parameters, batch: -parameters["w"].sum(-1),
         lambda generator: None,
-        lambda w: torch.tensor([next(script)]),
-        torch.eye(1),
+        lambda w: torch.tensor(next(script)).expand(nodes),
+        torch.eye(nodes) if mixing is None else mixing,
         Schedule(rounds=len(losses) - 1, steps_per_round=1, patience=patience),
         stream(1, "fit"),
     )
@@ -197,6 +198,22 @@ def test_training_stops_after_rounds_without_gain_and_returns_the_best() -> None
 def test_training_that_never_helps_returns_where_it_began() -> None:
     result = scripted([1.0, 2.0, 3.0, 4.0], patience=10)
     assert result.rounds == 3 and result.parameters["w"].item() == 0.0
+
+
+def test_nodes_apart_keep_their_own_best_rounds_and_mixed_ones_the_best_mean() -> None:
+    """The first node is best after one round, the second after three; their mean after two."""
+    losses = [[5.0, 5.0], [1.0, 4.5], [1.5, 3.0], [4.0, 2.0], [6.0, 6.0]]
+    alone = [scripted([pair[node] for pair in losses], patience=9).parameters["w"][0] for node in (0, 1)]
+    assert 0 < alone[0] < alone[1]
+    assert torch.equal(scripted(losses, 9, torch.eye(2)).parameters["w"], torch.stack(alone))
+    mixed = scripted(losses, 9, torch.full((2, 2), 0.5)).parameters["w"]
+    assert mixed[0] == mixed[1] and alone[0] < mixed[0] < alone[1]
+
+
+def test_nodes_apart_train_on_while_one_of_them_gains() -> None:
+    losses = [[5.0, 5.0], [6.0, 4.0], [7.0, 3.0], [8.0, 2.0], [9.0, 3.0], [9.0, 3.0], [0.0, 0.0]]
+    assert scripted(losses, 2, torch.eye(2)).rounds == 5
+    assert scripted(losses, 2, torch.full((2, 2), 0.5)).rounds == 2
 
 
 def test_the_learning_rate_falls_to_zero_along_a_half_cosine() -> None:

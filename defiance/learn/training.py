@@ -29,7 +29,8 @@ class Schedule:
         rounds: rounds at most; the mixing matrix acts after each.
         steps_per_round: optimiser steps of every node per round.
         learning_rate: of Adam at the start; it decays to zero along a half cosine.
-        patience: rounds without a better validation loss before training stops.
+        patience: rounds without a better validation loss, of any node where none is averaged, before training
+            stops.
     """
 
     rounds: int
@@ -43,7 +44,8 @@ class Fit:
     """A finished training.
 
     Attributes:
-        parameters: of the best round, `[nodes, ...]` each.
+        parameters: of the round with the best mean validation loss, `[nodes, ...]` each; where the mixing
+            matrix is the identity, of each node's own best round.
         validation_loss: per round and node, `[rounds, nodes]`; entry 0 is before training.
         rounds: rounds run.
     """
@@ -100,7 +102,7 @@ def fit(
     identity = bool(torch.equal(mixing, torch.eye(len(mixing))))
     with torch.no_grad():
         history = [validate(weights)]
-    best, best_loss, since = _copy(weights), float(history[0].mean()), 0
+    best, best_loss, since = _copy(weights), _judged(history[0], identity), 0
     for _ in range(schedule.rounds):
         for _ in range(schedule.steps_per_round):
             optimiser.zero_grad(set_to_none=True)
@@ -114,12 +116,20 @@ def fit(
             history.append(validate(weights))
         if advance is not None:
             advance(schedule.steps_per_round)
-        since += 1
-        if float(history[-1].mean()) < best_loss:
-            best, best_loss, since = _copy(weights), float(history[-1].mean()), 0
+        found = _judged(history[-1], identity)
+        better = found < best_loss
+        best_loss = torch.where(better, found, best_loss)
+        for name, weight in weights.items():
+            best[name][better] = weight.detach()[better]
+        since = 0 if bool(better.any()) else since + 1
         if since >= schedule.patience:
             break
     return Fit(best, torch.stack(history), len(history) - 1)
+
+
+def _judged(loss: Tensor, apart: bool) -> Tensor:
+    """What decides on each node's best round, `[nodes]`: its own loss, or the mean where weights are mixed."""
+    return loss if apart else loss.mean().expand_as(loss)
 
 
 def _copy(weights: Parameters) -> Parameters:
