@@ -358,6 +358,27 @@ def test_the_grids_columns_are_the_rules_parameters(config: Config) -> None:
     assert 0.0 in experiments.FILTERS_K and 0.0 in experiments.TIMES_TO_TRIGGER_S
 
 
+@pytest.mark.parametrize(
+    ("rounds", "steps", "averages", "expected"),
+    [
+        (35, 100, 175, (175, 20)),
+        (20, 100, 100, (100, 20)),
+        (3, 4, 100, (12, 1)),
+        (3, 4, 12, (12, 1)),
+        (3, 4, 5, (4, 3)),
+        (10, 100, 175, (166, 6)),
+        (1, 1, 1, (1, 1)),
+    ],
+)
+def test_federated_training_takes_the_steps_of_the_others(
+    rounds: int, steps: int, averages: int, expected: tuple[int, int]
+) -> None:
+    settings = Training(rounds=rounds, steps_per_round=steps, federated_rounds=averages)
+    assert experiments.federated_schedule(settings) == expected
+    total = expected[0] * expected[1]
+    assert total <= rounds * steps < total + expected[1] and expected[0] <= averages
+
+
 # --- scenarios ---
 
 

@@ -6,6 +6,7 @@ any process.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -41,7 +42,7 @@ from defiance.parts import Parts
 from defiance.scene import Scene, load, median_filtered
 from defiance.scene.streets import held_out_streets
 from defiance.seeding import stream
-from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps
+from defiance.studies.worth.settings import Config, Scenario, Training, away_scenario, caps
 
 PERIOD_STEPS = {"device": 5, "station": 6}
 """Steps between two decisions: 100 ms on the device, a report every 120 ms at the station."""
@@ -336,7 +337,7 @@ def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
         rounds, rate = settings.rounds, settings.learning_rate
     steps = settings.steps_per_round
     if model.regime == "federated":
-        rounds, steps = settings.federated_rounds, max(1, rounds * steps // settings.federated_rounds)
+        rounds, steps = federated_schedule(settings)
     last = f"{len(start) // 2 - 1}"
     shell = model_for(scene, start)
     training, validation = _split(experience)
@@ -383,6 +384,13 @@ def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
         * config.radio.step_s,
         "recorded_samples": int(experience.rsrp_dbm.shape[0] * experience.rsrp_dbm.shape[1]),
     }
+
+
+def federated_schedule(settings: Training) -> tuple[int, int]:
+    """Rounds and steps per round: the steps of the other regimes, to less than a round, over more averages."""
+    total = settings.rounds * settings.steps_per_round
+    steps = math.ceil(total / settings.federated_rounds)
+    return total // steps, steps
 
 
 def finetuning(config: Config) -> Config:
