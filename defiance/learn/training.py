@@ -128,7 +128,7 @@ def fit(
 
 
 def _judged(loss: Tensor, apart: bool) -> Tensor:
-    """What decides on each node's best round, `[nodes]`: its own loss, or the mean where weights are mixed."""
+    """What decides on each node's best round, `[nodes]`: its own loss, or the mean where nodes are mixed."""
     return loss if apart else loss.mean().expand_as(loss)
 
 

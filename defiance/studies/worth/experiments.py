@@ -387,7 +387,7 @@ def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
 
 
 def federated_schedule(settings: Training) -> tuple[int, int]:
-    """Rounds and steps per round: the steps of the other regimes, to less than a round, over more averages."""
+    """Rounds and steps per round: the steps of the other regimes, to less than a round, in more rounds."""
     total = settings.rounds * settings.steps_per_round
     steps = math.ceil(total / settings.federated_rounds)
     return total // steps, steps
