@@ -1,0 +1,174 @@
+"""Recordings of an event camera, flat in memory, and the frames that networks see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from defiance.errors import DefianceError
+
+FRAME_BYTES_AT_ONCE = 1 << 27
+"""Counters of `frames` that are held in memory at once."""
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """R recordings; the events of recording r are those from `offset[r]` to `offset[r + 1]`.
+
+    Attributes:
+        x: column from the left, int16 [n].
+        y: row from the top, int16 [n].
+        polarity: 1 where brightness increased, 0 where it decreased, uint8 [n].
+        time_us: since the recording began, never decreasing within one, int64 [n].
+        offset: int64 [R + 1], from 0 to n.
+        label: class, -1 if unknown, int64 [R].
+        width: columns of the sensor.
+        height: rows of the sensor.
+    """
+
+    x: Tensor
+    y: Tensor
+    polarity: Tensor
+    time_us: Tensor
+    offset: Tensor
+    label: Tensor
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        """Refuses what no camera can have recorded: DefianceError."""
+        dtypes = {
+            "x": torch.int16,
+            "y": torch.int16,
+            "polarity": torch.uint8,
+            "time_us": torch.int64,
+            "offset": torch.int64,
+            "label": torch.int64,
+        }
+        for name, dtype in dtypes.items():
+            tensor: Tensor = getattr(self, name)
+            if tensor.dtype != dtype or tensor.dim() != 1:
+                raise DefianceError(
+                    f"recordings: {name} must be one row of {dtype}, got {tensor.dtype} {list(tensor.shape)}"
+                )
+        events = len(self.x)
+        if not len(self.y) == len(self.polarity) == len(self.time_us) == events:
+            raise DefianceError("recordings: x, y, polarity and time_us must be of equal length")
+        if len(self.offset) != len(self.label) + 1:
+            raise DefianceError(
+                f"recordings: {len(self.label)} labels need {len(self.label) + 1} offsets, "
+                f"got {len(self.offset)}"
+            )
+        if self.offset[0] != 0 or self.offset[-1] != events or bool((self.offset.diff() < 0).any()):
+            raise DefianceError(f"recordings: offsets must rise from 0 to the {events} events")
+        if events == 0:
+            return
+        for name, coordinate, limit in (("x", self.x, self.width), ("y", self.y, self.height)):
+            low, high = coordinate.aminmax()
+            if low < 0 or high >= limit:
+                raise DefianceError(
+                    f"recordings: {name} from {int(low)} to {int(high)} leaves a sensor of "
+                    f"{self.width} x {self.height}"
+                )
+        if self.polarity.max() > 1:
+            raise DefianceError("recordings: a polarity must be 0 or 1")
+        step = self.time_us.diff()
+        step[self.offset[(self.offset > 0) & (self.offset < events)] - 1] = 0
+        if self.time_us.min() < 0 or bool((step < 0).any()):
+            raise DefianceError("recordings: times must start at 0 or later and never run backwards")
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def counts(self) -> Tensor:
+        """Events of each recording, int64 [R]."""
+        return self.offset.diff()
+
+    @property
+    def owner(self) -> Tensor:
+        """The recording of each event, int64 [n]."""
+        return torch.arange(len(self)).repeat_interleave(self.counts)
+
+    def select(self, index: Tensor) -> Recordings:
+        """Return the recordings at these places (int64 [m], any order and repeats, or bool [R])."""
+        if index.dtype == torch.bool:
+            index = index.nonzero().squeeze(1)
+        counts = self.counts[index]
+        offset = _offsets(counts)
+        shift = self.offset[:-1][index] - offset[:-1]
+        event = torch.arange(int(offset[-1])) + shift.repeat_interleave(counts)
+        return Recordings(
+            self.x[event],
+            self.y[event],
+            self.polarity[event],
+            self.time_us[event],
+            offset,
+            self.label[index],
+            self.width,
+            self.height,
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[Recordings]) -> Recordings:
+        """Return all parts' recordings, in order; the sensors must be of one size."""
+        if len({(part.width, part.height) for part in parts}) != 1:
+            raise DefianceError("recordings: only recordings of one sensor size can be joined")
+        return Recordings(
+            torch.cat([part.x for part in parts]),
+            torch.cat([part.y for part in parts]),
+            torch.cat([part.polarity for part in parts]),
+            torch.cat([part.time_us for part in parts]),
+            _offsets(torch.cat([part.counts for part in parts])),
+            torch.cat([part.label for part in parts]),
+            parts[0].width,
+            parts[0].height,
+        )
+
+
+def frames(
+    recordings: Recordings, steps: int, duration_us: int, crop: tuple[int, int] | None = None
+) -> Tensor:
+    """Count the events in each bin of time, polarity and pixel.
+
+    Args:
+        recordings: R of them, on a sensor of H x W pixels.
+        steps: T; bin k holds the times from k to k + 1 T-ths of `duration_us`.
+        duration_us: of all bins together; later events are left out.
+        crop: rows and columns that are kept, around the sensor's centre; None keeps all.
+
+    Returns:
+        uint8 [R, T, 2, H, W], decreases before increases; a bin counts to 255 and no further.
+    """
+    rows, columns = crop or (recordings.height, recordings.width)
+    if steps < 1 or duration_us < steps:
+        raise DefianceError(f"frames: {steps} bins of {duration_us} us in all; both must be positive")
+    if not (0 < rows <= recordings.height and 0 < columns <= recordings.width):
+        raise DefianceError(
+            f"frames: a crop of {rows} rows and {columns} columns does not fit in a sensor of "
+            f"{recordings.height} x {recordings.width}"
+        )
+    shape = (steps, 2, rows, columns)
+    per_recording = steps * 2 * rows * columns
+    binned = torch.empty(len(recordings), *shape, dtype=torch.uint8)
+    at_once = max(1, FRAME_BYTES_AT_ONCE // (8 * per_recording))
+    for first in range(0, len(recordings), at_once):
+        count = min(at_once, len(recordings) - first)
+        begin, end = int(recordings.offset[first]), int(recordings.offset[first + count])
+        owner = torch.arange(count).repeat_interleave(recordings.counts[first : first + count])
+        x = recordings.x[begin:end].long() - (recordings.width - columns) // 2
+        y = recordings.y[begin:end].long() - (recordings.height - rows) // 2
+        step = recordings.time_us[begin:end] * steps // duration_us
+        place = (((owner * steps + step) * 2 + recordings.polarity[begin:end]) * rows + y) * columns + x
+        kept = (step < steps) & (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
+        counted = torch.bincount(place[kept], minlength=count * per_recording)
+        binned[first : first + count] = counted.clamp_(max=255).view(count, *shape)
+    return binned
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    """Where each recording begins and the last one ends, from the events of each: int64 [R] -> [R + 1]."""
+    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
