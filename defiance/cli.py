@@ -218,9 +218,10 @@ def _fingerprint(study: str, chosen: Any) -> str:
     """What a run's parts depend on: study, configuration, the files it names, and the code that computes.
 
     `cli`, `report` and a study's `sheet` are left out: they fold and show finished parts and can't change
-    them.
+    them. So is `workers`: how many processes make the parts doesn't change them either.
     """
-    digest = hashlib.sha256(f"{study} {config.fingerprint(chosen)}".encode())
+    asked = replace(chosen, workers=0) if hasattr(chosen, "workers") else chosen
+    digest = hashlib.sha256(f"{study} {config.fingerprint(asked)}".encode())
     shown = (PACKAGE / "cli.py", PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet"))
     named = [Path(key.default) for key in config.describe(chosen) if isinstance(key.default, str)]
     code = [path for path in sorted(PACKAGE.rglob("*.py")) if not {path, *path.parents}.intersection(shown)]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,13 @@ def test_a_run_takes_up_what_is_finished_and_only_that(defiance: Defiance) -> No
     assert stub_study.computed == [0, 1, 2] and "2 parts finished earlier" in err
     defiance("run", "stub", "--set", "load=0.6")
     assert stub_study.computed == [0, 1, 2, 0, 1]
+
+
+def test_parts_do_not_depend_on_the_number_of_workers() -> None:
+    quick = studies.load("worth").PRESETS["quick"]
+    same, other = replace(quick, workers=quick.workers + 1), replace(quick, users=quick.users + 1)
+    assert cli._fingerprint("worth", quick) == cli._fingerprint("worth", same)
+    assert cli._fingerprint("worth", quick) != cli._fingerprint("worth", other)
 
 
 def test_parts_depend_on_a_scene_files_content(defiance: Defiance) -> None:

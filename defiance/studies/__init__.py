@@ -53,7 +53,7 @@ class Study(Protocol):
     """What a study's module holds."""
 
     Config: type[Any]
-    """Frozen dataclass; see `defiance.config`."""
+    """Frozen dataclass; see `defiance.config`. Finished parts are read again whatever its `workers` says."""
     PRESETS: Mapping[str, Any]
     """Configurations by name: at least `quick` and `full`."""
     SEEDS: Mapping[str, int]
