@@ -1,8 +1,11 @@
 """The study `worth` at toy size in two made-up cities, and its arithmetic by hand."""
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 from scenes import blocks, small_scene
 from scipy.special import stdtrit
 
+from defiance.errors import DefianceError
 from defiance.hardware import UE_DOWNLOAD
 from defiance.kpm import Row, Sheet
 from defiance.network.simulate import simulate
@@ -26,7 +30,15 @@ from defiance.seeding import stream
 from defiance.studies import Silent, worth
 from defiance.studies.worth import experiments
 from defiance.studies.worth.experiments import Model, Sweep
-from defiance.studies.worth.settings import Config, Scenario, Training, away_scenario, caps, home_scenarios
+from defiance.studies.worth.settings import (
+    Config,
+    Scenario,
+    Training,
+    away_scenario,
+    caps,
+    check,
+    home_scenarios,
+)
 from defiance.studies.worth.sheet import Results, verdict
 from defiance.studies.worth.sheet.results import at, crossed_interval
 from defiance.studies.worth.sheet.rows import break_even
@@ -294,6 +306,117 @@ def test_other_test_seeds_are_tested_anew_and_nothing_is_trained(
     monkeypatch.setattr(worth, "_workers", lambda config: workers(submit))
     with pytest.raises(Submitted, match="tune_and_test_a3"):
         worth.run(config, seeds=(0, 1, 2), parts=parts, progress=Silent())
+
+
+@pytest.mark.parametrize("weights", [None, b"half a f"])
+def test_weights_that_are_lost_are_trained_again(
+    sheet: Sheet,
+    config: Config,
+    parts: Parts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    weights: bytes | None,
+) -> None:
+    again = Parts(tmp_path / "again")
+    shutil.copytree(parts.folder, again.folder)
+    file = again.folder / f"{quote('learned-device/central/raw/seed0', safe='')}.safetensors"
+    file.unlink()
+    if weights is not None:
+        file.write_bytes(weights)
+    made: list[str] = []
+
+    def submit(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        made.append(f"{function.__name__} {arguments[1].key}")
+        found: Future[Any] = Future()
+        found.set_result(function(*arguments))
+        return found
+
+    monkeypatch.setattr(worth, "_workers", lambda config: workers(submit))
+    repeated = worth.run(config, seeds=SEEDS, parts=again, progress=Silent())
+    assert made == ["train learned-device/central/raw/seed0"] and again.get_tensors(made[0][6:]) is not None
+    assert repr(reproducible(repeated)) == repr(reproducible(sheet))
+
+
+# --- what goes wrong ---
+
+
+def test_a_worker_that_is_killed_is_one_line(config: Config, parts: Parts) -> None:
+    with pytest.raises(DefianceError, match="worker process was killed, .* parts are kept; .*workers=1"):
+        with worth._workers(config) as submit:
+            submit(os._exit, 9).result()
+
+
+def test_results_that_are_there_are_kept_before_a_run_fails(config: Config, tmp_path: Path) -> None:
+    def submit(function: Any, *arguments: Any) -> Future[Any]:
+        found: Future[Any] = Future()
+        if arguments[1] == "bad":
+            found.set_exception(BrokenProcessPool())
+        else:
+            found.set_result({"outage_share": 0.1})
+        return found
+
+    kept = Parts.open(tmp_path, "toy")
+    jobs = [(f"a3/{i}", print, ("bad" if i in (0, 2, 4) else "good",)) for i in range(6)]
+    with pytest.raises(BrokenProcessPool):
+        worth._do("tuning", jobs, config, kept, Silent(), submit)
+    assert [i for i in range(6) if kept.get(f"a3/{i}")] == [1, 3, 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"loads": ()}, "loads"),
+        ({"maps": ("raw", "smooth"), "smooth_placements": ()}, "smooth_placements=.* --set maps=raw"),
+        ({"maps": ("smooth",), "smooth_regimes": ()}, "smooth_regimes=.* --set maps=raw"),
+        ({"speeds_kmh": (30.0, 30.0)}, "munich/30kmh/load50/cap8/raw twice"),
+        ({"loads": (0.5, 0.501)}, "munich/30kmh/load50/cap8/raw twice.*whole percent"),
+        ({"regimes": ("central", "central"), "maps": ("raw", "smooth")}, "station/central/raw/seed0 twice"),
+        ({"smooth_placements": ("device",) * 2, "maps": ("raw", "smooth")}, "device/central/smooth/seed0"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(
+    config: Config, parts: Parts, changes: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(DefianceError, match=words):
+        worth.run(replace(config, **changes), seeds=SEEDS, parts=parts, progress=Silent())
+
+
+def test_without_the_smooth_map_nothing_needs_to_be_said_about_it(config: Config) -> None:
+    check(replace(config, smooth_placements=(), smooth_regimes=()))
+
+
+def test_cities_of_one_name_are_refused(city: Path, config: Config, parts: Parts, tmp_path: Path) -> None:
+    shutil.copy(city / "florence.npz", tmp_path / "munich.npz")
+    for other in (tmp_path / "munich.npz", city / "munich.npz"):
+        twice = replace(config, unseen_scene=str(other))
+        with pytest.raises(DefianceError, match="both called munich; .*--set unseen_scene=$"):
+            worth.run(twice, seeds=SEEDS, parts=parts, progress=Silent())
+    check(replace(twice, regimes=("local",)))  # then nothing moves there
+
+
+def test_cities_of_different_numbers_of_sectors_are_refused(
+    config: Config, parts: Parts, tmp_path: Path
+) -> None:
+    scene = made_up_city("florence", 1)
+    fewer = replace(
+        scene,
+        path_gain_db=scene.path_gain_db[:5],
+        cell_site=scene.cell_site[:5],
+        azimuth_deg=scene.azimuth_deg[:5],
+        tilt_deg=scene.tilt_deg[:5],
+    )
+    save(fewer, tmp_path / "florence.npz")
+    with pytest.raises(DefianceError, match="has 6 sectors and .* 5, .*--set unseen_scene=$"):
+        worth.run(
+            replace(config, unseen_scene=str(tmp_path / "florence.npz")),
+            seeds=SEEDS, parts=parts, progress=Silent(),
+        )  # fmt: skip
+
+
+def test_keys_name_the_test_seeds_exactly() -> None:
+    several = [(0,), (0, 1), (0, 1, 7), (0, 3, 7), (0, 7), tuple(range(8)), (1, 0), (0, 0)]
+    names = [worth.seeds_name(seeds) for seeds in several]
+    assert names[1] == "seeds0-1" and names[5] == "seeds0-7" and len(set(names)) == len(several)
 
 
 # --- worlds and counts ---

@@ -2,7 +2,7 @@
 
 Candidates: the A3 rule with all its parameters tuned under a cap on handovers (`a3`); the learned function
     at the base station, from periodic reports (`learned-station`), and on the device, from its own
-    measurements (`learned- device`); a genie that knows the noise-free future (`genie`), which nobody can
+    measurements (`learned-device`); a genie that knows the noise-free future (`genie`), which nobody can
     beat by much. Regimes: each station trains alone (`local`), stations average weights (`federated`), or
     all data goes to one place (`central`); models of the first city are fine-tuned in the second
     (`finetuned-whole`, `finetuned-last`). Performance is the share of time in service.
@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from typing import Any
@@ -34,6 +35,7 @@ from defiance.studies.worth.settings import (
     Config,
     Scenario,
     away_scenario,
+    check,
     home_scenarios,
     kinds,
 )
@@ -52,13 +54,16 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         seeds: of the test worlds.
         parts: finished parts, read and added to.
         progress: is told how far the work is.
+
+    Raises:
+        DefianceError: the configuration asks for nothing or mixes things up, or a worker process was killed.
     """
-    for name in ("speeds_kmh", "loads", "caps", "maps", "placements", "regimes"):
-        if not getattr(config, name):
-            raise DefianceError(f"worth needs at least one of {name}; give --set {name}=...")
-    tests = f"seeds{seeds[0]}-{seeds[-1]}"
-    scenarios = home_scenarios(config)
+    check(config)
     away = away_scenario(config)
+    if away:
+        _check_cities(config, away)
+    tests = seeds_name(seeds)
+    scenarios = home_scenarios(config)
     everywhere = [*scenarios, *([away] if away else [])]
     models = [
         Model(placement, regime, map_, seed)
@@ -128,6 +133,28 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
     return sheet.sheet(results)
 
 
+def seeds_name(seeds: tuple[int, ...]) -> str:
+    """What the keys of parts call the test seeds: `seeds0-7`, or `seeds0_1_7` where some are left out."""
+    if seeds == tuple(range(seeds[0], seeds[-1] + 1)):
+        return f"seeds{seeds[0]}-{seeds[-1]}"
+    return f"seeds{'_'.join(map(str, seeds))}"
+
+
+def _check_cities(config: Config, away: Scenario) -> None:
+    """Refuses a second city that models of the first can't move to.
+
+    Raises:
+        DefianceError: they have different numbers of sectors, or a scene can't be read.
+    """
+    home = home_scenarios(config)[0]
+    sectors = [len(experiments.scene_of(config, s.city, "raw").cell_site) for s in (home, away)]
+    if sectors[0] != sectors[1]:
+        raise DefianceError(
+            f"scene {config.scene} has {sectors[0]} sectors and unseen_scene {config.unseen_scene} "
+            f"{sectors[1]}, so no model can move; name a city with as many, or none: --set unseen_scene="
+        )
+
+
 def _picture(
     config: Config,
     scenario: Scenario,
@@ -160,28 +187,43 @@ def _do(
     with progress.task(description, total=len(jobs)) as task:
         waiting: dict[Future[dict[str, Any]], str] = {}
         for key, function, arguments in jobs:
-            if parts.get(key) is None:
+            if not _finished(parts, key):
                 waiting[submit(function, config, *arguments)] = key
             else:
                 task.advance()
         while waiting:
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in sorted(done, key=lambda future: future.exception() is not None):  # keep, then fail
                 parts.put(waiting.pop(future), future.result())
                 task.advance()
 
 
+def _finished(parts: Parts, key: str) -> bool:
+    """Whether a part is there, and the weights too where it is a trained model's."""
+    trained = key.removeprefix("train/")
+    return parts.get(key) is not None and (trained == key or parts.get_tensors(trained) is not None)
+
+
 @contextmanager
 def _workers(config: Config) -> Iterator[Callable[..., Future[dict[str, Any]]]]:
-    """A pool of single-threaded processes; jobs are independent, so cores are best used by one job each."""
+    """A pool of single-threaded processes; jobs are independent, so cores are best used by one job each.
+
+    Raises:
+        DefianceError: one of them was killed from outside.
+    """
     count = config.workers or os.cpu_count() or 1
     pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         yield pool.submit
-    except BaseException:
+    except BaseException as error:
         for process in list(pool._processes.values()):
             process.terminate()
         pool.shutdown(wait=False, cancel_futures=True)
+        if isinstance(error, BrokenProcessPool):
+            raise DefianceError(
+                "a worker process was killed, probably for memory; finished parts are kept; run the same "
+                "command again, or with --set workers=1"
+            ) from error
         raise
     pool.shutdown()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from defiance.errors import DefianceError
 from defiance.network.settings import RadioConfig
 
 
@@ -174,3 +175,34 @@ def away_scenario(config: Config) -> Scenario | None:
         return None
     speed = next((s for s in config.speeds_kmh if s >= 10), config.speeds_kmh[0])
     return Scenario(Path(config.unseen_scene).stem, speed, config.loads[0], config.maps[0])
+
+
+def check(config: Config) -> None:
+    """Refuses what would ask for nothing, or call two things by one name.
+
+    Raises:
+        DefianceError: a list is empty, two scenarios have one name, or both cities have.
+    """
+    for name in ("speeds_kmh", "loads", "caps", "maps", "placements", "regimes"):
+        if not getattr(config, name):
+            raise DefianceError(f"worth needs at least one of {name}; give --set {name}=...")
+    for name in ("smooth_placements", "smooth_regimes"):
+        if "smooth" in config.maps and not getattr(config, name):
+            raise DefianceError(
+                f"maps holds smooth, and worth needs at least one of {name} for it; give --set {name}=..., "
+                "or leave the smooth map out with --set maps=raw"
+            )
+    scenarios = [s.name(cap) for s in home_scenarios(config) for cap in caps(config, s)]
+    models = [f"{p}/{regime}/{map_}/seed{n}" for map_ in config.maps for p, regime, n in kinds(config, map_)]
+    for names in (scenarios, models):
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise DefianceError(
+                f"worth would make {twice} twice; name every value once (loads differ by whole percent)"
+            )
+    away = away_scenario(config)
+    if away and away.city == home_scenarios(config)[0].city:
+        raise DefianceError(
+            f"scene {config.scene} and unseen_scene {config.unseen_scene} are both called {away.city}; name "
+            "another city (or rename a file), or none: --set unseen_scene="
+        )
