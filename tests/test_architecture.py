@@ -11,16 +11,22 @@ from importlinter.cli import lint_imports
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "defiance"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-TRACER = {"sionna", "mitsuba", "drjit"}
+TRACER = ("sionna.rt", "mitsuba", "drjit")
+WAVEFORMS = ("sionna.phy", "sionna.sys")
+DISTRIBUTIONS = {"sklearn": "scikit_learn", "sionna": "sionna_no_rt"}  # named unlike what they import as
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
-    """Packages that a module imports, anywhere in it."""
+    """Modules that a module imports, anywhere in it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module.partition(".")[0]
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def belongs(module: str, packages: tuple[str, ...]) -> bool:
+    return any(f"{module}.".startswith(f"{package}.") for package in packages)
 
 
 def test_imports_point_downwards_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -29,19 +35,24 @@ def test_imports_point_downwards_only(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_global_random_generator_and_the_tracer_in_one_place(module: Path) -> None:
+def test_no_global_random_generator_and_sionna_in_one_place(module: Path) -> None:
     text = module.read_text(encoding="utf-8")
     for call in ("torch.manual_seed(", "np.random.seed(", "random.seed(", "import random"):
         assert call not in text, f"it uses a global generator: {call}"
-    if TRACER & set(imported(ast.parse(text))):
-        assert module.parent.name == "scene", "it imports the tracer, an extra that no study needs"
+    for name in imported(ast.parse(text)):
+        if belongs(name, TRACER):
+            assert module.parent.name == "scene", "it imports the tracer, an extra that no study needs"
+        if belongs(name, WAVEFORMS):
+            assert module == PACKAGE / "radio" / "nr.py", "it imports Sionna, which reseeds torch"
 
 
 def test_every_dependency_is_declared_and_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    used = {name for module in MODULES for name in imported(ast.parse(module.read_text(encoding="utf-8")))}
+    modules = {name for module in MODULES for name in imported(ast.parse(module.read_text(encoding="utf-8")))}
+    packages = {name.partition(".")[0] for name in modules if not belongs(name, TRACER)}
+    used = {DISTRIBUTIONS.get(name, name) for name in packages - sys.stdlib_module_names - {"defiance"}}
     declared = {name(line) for line in project["dependencies"]}
-    assert used - sys.stdlib_module_names - TRACER - {"defiance"} <= declared
+    assert used <= declared
     extras = {name(line) for lines in project["optional-dependencies"].values() for line in lines}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {name(line) for line in lines if re.fullmatch(r"[\w.-]+==[\w.]+", line)}
