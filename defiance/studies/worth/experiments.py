@@ -541,7 +541,10 @@ def tune_and_test_genie(config: Config, scenario: Scenario, seeds: tuple[int, ..
 
 
 def picture(config: Config, scenario: Scenario, policy: Policy, seeds: tuple[int, ...]) -> dict[str, Any]:
-    """One recorded run anywhere in the city: distributions, places of outage, outage on unseen streets."""
+    """One recorded run anywhere in the city: distributions, places of outage, outage on unseen streets.
+
+    The latter is nan in a world where nobody came there.
+    """
     worlds = worlds_of(config, scenario, "test", seeds, everywhere=True)
     outcome = simulate(
         worlds, config.radio, policy, stream(0, "messages"), duration_s=config.test_s, record=True
@@ -565,7 +568,7 @@ def picture(config: Config, scenario: Scenario, policy: Policy, seeds: tuple[int
     unseen_steps = [float((steps * unseen).sum((0, 2))[w]) for w in range(len(seeds))]
     unseen_total = [float(unseen.sum((0, 2))[w]) * period_steps for w in range(len(seeds))]
     return {
-        "unseen_outage": [o / max(t, 1.0) for o, t in zip(unseen_steps, unseen_total, strict=True)],
+        "unseen_outage": [o / t if t else math.nan for o, t in zip(unseen_steps, unseen_total, strict=True)],
         "sinr_db": [round(float(x), 3) for x in torch.quantile(some, shares)],
         "throughput": [float(x) for x in torch.quantile(throughput, shares)],
         "shares": [float(x) for x in shares],

@@ -136,6 +136,14 @@ def caps(config: Config, scenario: Scenario) -> tuple[float, ...]:
     return (config.pedestrian_cap,) if scenario.speed_kmh < 10 else config.caps
 
 
+def handover_limit(cap: float, rule_handovers: float) -> float:
+    """Handovers per user-minute that a learned function may make beside a rule that makes so many.
+
+    The margin of 2 % keeps a learned function from buying its gain with handovers.
+    """
+    return min(cap, 0.98 * rule_handovers)
+
+
 def home_scenarios(config: Config) -> list[Scenario]:
     """All cells in the city that is trained in.
 

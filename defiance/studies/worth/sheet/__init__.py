@@ -50,18 +50,18 @@ def verdict(results: Results, found: tuple[Row, ...]) -> str:
         ]
 
     cells = [(s, c) for s in home_scenarios(config) for c in caps(config, s)]
-    traced = [(s, c) for s, c in cells if s.map == config.maps[0]]
-    fast = [(s, c) for s, c in traced if s.speed_kmh >= 10]
-    slow = [(s, c) for s, c in traced if s.speed_kmh < 10]
-    filtered = [(s, c) for s, c in cells if s.map != config.maps[0]]
+    first = [(s, c) for s, c in cells if s.map == config.maps[0]]
+    fast = [(s, c) for s, c in first if s.speed_kmh >= 10]
+    slow = [(s, c) for s, c in first if s.speed_kmh < 10]
+    second = [(s, c) for s, c in cells if s.map != config.maps[0]]
     city = cells[0][0].city.capitalize()
     sentences = []
     if fast:
         cuts = chosen("outage_cut", fast)
-        sentences += [_headline(city, cuts), _span("On the traced map", cuts)]
+        sentences += [_headline(city, cuts), _span(MAPS[config.maps[0]], cuts)]
     sentences += _unseen_streets(found)
-    if filtered:
-        sentences.append(_span("Without the map's ray noise (3x3 median)", chosen("outage_cut", filtered)))
+    if second:
+        sentences.append(_span(MAPS[second[0][0].map], chosen("outage_cut", second)))
     if slow:
         sentences.append(_pedestrians(results, slow, chosen("outage_cut", slow)))
     if fast:
@@ -84,6 +84,8 @@ def verdict(results: Results, found: tuple[Row, ...]) -> str:
 Cell = tuple[Scenario, float]
 """A scenario and a cap."""
 
+MAPS = {"raw": "On the traced map", "smooth": "Without the map's ray noise (3x3 median)"}
+
 AWAY = {
     "central": "as trained",
     "finetuned-whole": "whole model fine-tuned",
@@ -93,6 +95,8 @@ AWAY = {
 
 def _change(cut: Row) -> str:
     """`-31 % [-35, -27]`: what becomes of the outage."""
+    if math.isnan(cut.mean):
+        return "from none to some"
     ends = f" [{-100 * cut.ci_high:+.0f}, {-100 * cut.ci_low:+.0f}]" if math.isfinite(cut.ci_low) else ""
     return f"{-100 * cut.mean:+.0f} %{ends}"
 
@@ -107,9 +111,14 @@ def _headline(city: str, cuts: list[Row]) -> str:
 
 
 def _span(where: str, cuts: list[Row]) -> str:
-    least, most = min(cuts, key=lambda r: r.mean), max(cuts, key=lambda r: r.mean)
+    known = [cut for cut in cuts if not math.isnan(cut.mean)]
+    without = f"in {len(cuts) - len(known)} of {len(cuts)} scenarios the learned function alone is in outage"
+    if not known:
+        return f"{where} {without}."
+    least, most = min(known, key=lambda r: r.mean), max(known, key=lambda r: r.mean)
     text = f"{where} time in outage changes by {_change(least)}"
-    return text + (f" to {_change(most)}" if most is not least else "") + " against the tuned A3 rule."
+    text += (f" to {_change(most)}" if most is not least else "") + " against the tuned A3 rule"
+    return f"{text}; {without}." if len(known) < len(cuts) else f"{text}."
 
 
 def _unseen_streets(found: tuple[Row, ...]) -> list[str]:
@@ -132,6 +141,8 @@ def _unseen_streets(found: tuple[Row, ...]) -> list[str]:
 def _pedestrians(results: Results, cells: list[Cell], cuts: list[Row]) -> str:
     outage = max(float(np.mean(at(results.a3[s], c)["test"]["outage_share"])) for s, c in cells)
     text = f"For pedestrians there is next to nothing to gain: the rule is in outage {100 * outage:.2f} %"
+    if any(math.isnan(cut.mean) for cut in cuts):
+        return f"{text} of the time, and the learned function is where the rule never is."
     clear = [cut for cut in cuts if cut.ci_low > 0 or cut.ci_high < 0]
     if not clear:
         return f"{text} of the time, and learning changes nothing that could be resolved."
@@ -145,7 +156,9 @@ def _where(results: Results, cells: list[Cell]) -> str:
     counts = {kind: chosen.count(kind) for kind in dict.fromkeys(chosen)}
     places = {"device": "on the device", "station": "at the base station"}
     parts = [f"{regime} training {places[placement]} in {n}" for (placement, regime), n in counts.items()]
-    return f"Of {len(chosen)} scenarios, validation chose {' and '.join(parts)}."
+    text = f"Of {len(chosen)} scenarios, validation chose {' and '.join(parts)}."
+    over = sum(not results.comparable(k, s, c) for k, (s, c) in zip(chosen, cells, strict=True))
+    return text + (f" In {over} of them no learned function keeps to the rule's handovers." if over else "")
 
 
 def _pay_back(config: Config, times: list[Row]) -> str:

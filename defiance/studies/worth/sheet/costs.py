@@ -41,7 +41,7 @@ SAMPLE_HEADER_BITS = 96
 
 @dataclass(frozen=True)
 class Cost:
-    """What one model cost to make and costs to run.
+    """What one model cost to make and costs to run; a fine-tuned one from the model that it starts from on.
 
     Attributes:
         operations: counted, per round, of all nodes together.
@@ -118,7 +118,8 @@ def cost(results: Results, model: Model) -> Cost:
         training_step = step.forward.total + share * (step.backward.total + step.optimiser.total)
     operations = nodes * (part["steps_per_round"] * training_step + check)
     per_round = [operations * r for r in range(rounds + 1)]
-    profile = SERVER_CPU if model.regime == "central" else STATION_SOC
+    gathered = model.regime not in ("local", "federated")
+    profile = SERVER_CPU if gathered else STATION_SOC
 
     cells = len(scene.cell_site)
     samples = part["recorded_samples"]
@@ -133,7 +134,7 @@ def cost(results: Results, model: Model) -> Cost:
     weights_bits = 32 * part["parameters"]
     sites = len(scene.site_position_m)
     sent = [_transfer(wire, "model", n, weights_bits) for n in _model_transfers(model.regime, sites, rounds)]
-    if model.regime == "central":
+    if gathered:
         payload = samples / sites * (70 * cells if model.placement == "device" else 10 * report_bits(9)) / 10
         sent.append(_transfer(wire, "data", sites, int(payload)))
     wired = Deliveries.concatenate(*sent) if sent else Deliveries.empty()
@@ -163,7 +164,7 @@ def _model_transfers(regime: str, sites: int, rounds: int) -> list[int]:
     """How many weight vectors move, in one batch per direction."""
     if regime == "federated":
         return [2 * rounds * sites]
-    return [sites] if regime == "central" or regime.startswith("finetuned") else []
+    return [] if regime == "local" else [sites]
 
 
 def _transfer(link: BackhaulLink, purpose: str, count: int, payload_bits: int) -> Deliveries:

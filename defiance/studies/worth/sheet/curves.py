@@ -22,12 +22,9 @@ def curves(results: Results) -> Iterator[Curve]:
             ("a3", "none"): results.a3[scenario]["sweep"],
             ("genie", "none"): results.genie[scenario]["sweep"],
         }
-        best = results.chosen(scenario, caps(results.config, scenario)[0])
+        cap = caps(results.config, scenario)[0]
         for kind, models in results.models(scenario).items():
-            same = [k for k in results.models(scenario) if k[0] == kind[0]]
-            if kind == best or (
-                kind[0] != best[0] and kind == min(same, key=lambda k: _mean_validation(results, k, scenario))
-            ):
+            if kind == results.chosen(scenario, cap, kind[0]):
                 sweeps = [results.judged[m, scenario]["sweep"] for m in models]
                 mean = [np.mean([s[i] for s in sweeps], 0).tolist() for i in (1, 2)]
                 fronts[f"learned-{kind[0]}", kind[1]] = [[], *mean]
@@ -48,18 +45,6 @@ def curves(results: Results) -> Iterator[Curve]:
     yield from _learning_curves(results)
     yield from _picture_curves(results)
     yield from _break_even_curves(results)
-
-
-def _mean_validation(results: Results, kind: tuple[str, str], scenario: Scenario) -> float:
-    cap = caps(results.config, scenario)[0]
-    return float(
-        np.mean(
-            [
-                at(results.judged[m, scenario], cap)["validation_outage"]
-                for m in results.models(scenario)[kind]
-            ]
-        )
-    )
 
 
 def _front(handovers: list[float], outage: list[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -155,9 +140,10 @@ def _city_curves(config: Config, scenario: Scenario) -> Iterator[Curve]:
     x = scene.origin_m[0] + 2 * scene.resolution_m * np.arange(outdoor.shape[1])
     y = scene.origin_m[1] + 2 * scene.resolution_m * np.arange(outdoor.shape[0])
     lines = contourpy.contour_generator(x, y, outdoor).lines(0.5)
-    joined = np.concatenate([np.vstack([np.asarray(line), [[np.nan, np.nan]]]) for line in lines]).round(1)
-    xs, ys = tuple(map(float, joined[:, 0])), tuple(map(float, joined[:, 1]))
-    yield Curve("buildings", "", "", scenario.city, "x", "m", "y", "m", xs, ys)
+    if lines:
+        joined = np.concatenate([np.vstack([np.asarray(line), [[np.nan, np.nan]]]) for line in lines])
+        xs, ys = (tuple(map(float, column)) for column in joined.round(1).T)
+        yield Curve("buildings", "", "", scenario.city, "x", "m", "y", "m", xs, ys)
     sites = scene.site_position_m
     yield Curve(
         "sites",

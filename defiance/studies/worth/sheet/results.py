@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from defiance.studies.worth.experiments import Model
-from defiance.studies.worth.settings import Config, Scenario, caps
+from defiance.studies.worth.settings import Config, Scenario, caps, handover_limit
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,25 @@ class Results:
         return found
 
     def chosen(self, scenario: Scenario, cap: float, placement: str | None = None) -> tuple[str, str]:
-        """Placement and regime of least validation outage under a cap, of one placement or of all."""
+        """Placement and regime of least validation outage under a cap, of one placement or of all.
 
-        def outage(kind: tuple[str, str]) -> float:
-            return float(
-                np.mean(
-                    [
-                        at(self.judged[m, scenario], cap)["validation_outage"]
-                        for m in self.models(scenario)[kind]
-                    ]
-                )
-            )
+        Those that make too many handovers to be compared are chosen only where all of them do.
+        """
+        kinds = [kind for kind in self.models(scenario) if placement in (None, kind[0])]
+        comparable = [kind for kind in kinds if self.comparable(kind, scenario, cap)]
+        return min(
+            comparable or kinds, key=lambda kind: self.validated(kind, scenario, cap, "validation_outage")
+        )
 
-        return min((k for k in self.models(scenario) if placement in (None, k[0])), key=outage)
+    def comparable(self, kind: tuple[str, str], scenario: Scenario, cap: float) -> bool:
+        """Whether its models make few enough handovers on validation worlds, on average."""
+        limit = handover_limit(cap, at(self.a3[scenario], cap)["validation_handovers"])
+        return self.validated(kind, scenario, cap, "validation_handovers") <= limit
+
+    def validated(self, kind: tuple[str, str], scenario: Scenario, cap: float, name: str) -> float:
+        """The mean over its models of what they reach on validation worlds."""
+        models = self.models(scenario)[kind]
+        return float(np.mean([at(self.judged[m, scenario], cap)[name] for m in models]))
 
     def tested(self, kind: tuple[str, str], scenario: Scenario, cap: float, name: str) -> NDArray[np.float64]:
         """A rate on the test worlds, `[training seeds, seeds]`."""

@@ -98,7 +98,8 @@ def _learned_rows(
     a3 = at(results.a3[scenario], cap)["test"]
     yield from _rates(results, row, scenario, tests)
     avoided = np.array(a3["outage_share"]) - results.tested(kind, scenario, cap, "outage_share")
-    yield row("network", "outage_cut", crossed_interval(avoided / np.mean(a3["outage_share"])), n, "measured")
+    cut = relative(avoided, float(np.mean(a3["outage_share"])))
+    yield row("network", "outage_cut", crossed_interval(cut), n, "measured")
     validation = [at(results.judged[m, scenario], cap)["validation_outage"] for m in models]
     yield row("network", "validation_outage_share", mean_interval(validation), len(models), "measured")
     chosen = kind == results.chosen(scenario, cap, placement)
@@ -164,6 +165,13 @@ def _costs(results: Results, row: Maker, own: Running, costs: list[Cost]) -> Ite
     yield row("network", "energy_per_bit", crossed_interval(own.network_j_per_bit), n, "modelled")
 
 
+def relative(avoided: NDArray[np.float64], rule_outage: float) -> NDArray[np.float64]:
+    """Outage avoided over the rule's; if the rule is never in outage nan, or 0 if nobody is."""
+    if rule_outage > 0:
+        return avoided / rule_outage
+    return np.full_like(avoided, np.nan if avoided.any() else 0.0)
+
+
 def saved_per_user_w(config: Config, a3: dict[str, Any], rule: Running, own: Running) -> NDArray[np.float64]:
     """Power saved per user at the rule's delivered bits, less what running costs more, `[runs, seeds]`."""
     bits_per_s = np.array(a3["bits"]) / (config.users * config.test_s)
@@ -178,13 +186,15 @@ def break_even(invested_j: float, saved_w: Interval) -> Interval:
 
 
 def _unseen_street_rows(results: Results, scenario: Scenario) -> Iterator[Row]:
-    """Outage on streets that no training trip took, in the recorded runs."""
+    """Outage on streets that no training trip took, in those recorded runs whose users came there."""
     found = {
         (candidate, regime): np.array(results.pictures[key]["unseen_outage"])
         for candidate, regime, key in pictures(results, scenario)
     }
-    if not found:
+    there = np.isfinite([*found.values()]).all(0)
+    if not found or not there.any():
         return
+    found = {kind: outage[there] for kind, outage in found.items()}
     rule = found["a3", "none"]
     unseen = Scenario(f"{scenario.city}-unseen", scenario.speed_kmh, scenario.load, scenario.map)
     name, n = unseen.name(caps(results.config, scenario)[0]), len(rule)
@@ -193,7 +203,8 @@ def _unseen_street_rows(results: Results, scenario: Scenario) -> Iterator[Row]:
         yield row("network", "outage_share", mean_interval(own), n, "measured")
         if candidate != "a3":
             yield row("network", "generalisation", mean_interval(1 - own), n, "measured")
-            yield row("network", "outage_cut", mean_interval((rule - own) / rule.mean()), n, "measured")
+            cut = relative(rule - own, float(rule.mean()))
+            yield row("network", "outage_cut", mean_interval(cut), n, "measured")
 
 
 # --- training -------------------------------------------------------------------------------------------
