@@ -11,6 +11,7 @@ from scenes import small_scene
 from torch import Tensor
 
 from defiance.control.experience import (
+    HORIZON,
     Batches,
     Experience,
     Target,
@@ -18,12 +19,14 @@ from defiance.control.experience import (
     hindsight,
     initial_parameters,
     rewards,
+    sinr_db,
     slots,
     smoothed,
     value_loss,
 )
 from defiance.control.handover import HISTORY
 from defiance.learn.training import Fit, Parameters, Schedule, federated_mixing, fit
+from defiance.link import loss_from_sinr
 from defiance.network.settings import RadioConfig
 from defiance.network.simulate import RSRP_FLOOR_DBM
 from defiance.scene import Scene
@@ -122,12 +125,17 @@ def test_smoothed_keeps_users_and_cells_apart() -> None:
 # --- hindsight ---
 
 
-def plain_values(reward: list[list[float]], cost: float, discount: float) -> list[list[float]]:
-    """V_t(c) = r_t(c) + gamma max(V_t+1(c), max V_t+1 - h), `[T][C]`."""
+def plain_values(
+    reward: list[list[float]], told: list[list[float]], cost: float, discount: float
+) -> list[list[float]]:
+    """V_t(c) = r_t(c) + gamma (p max(V_t+1(c), max V_t+1 - h) + (1 - p) V_t+1(c)), `[T][C]`."""
     values: list[list[float]] = []
     ahead = [0.0] * len(reward[0])
-    for now in reversed(reward):
-        ahead = [r + discount * max(a, max(ahead) - cost) for r, a in zip(now, ahead, strict=True)]
+    for now, heard in zip(reversed(reward), reversed(told), strict=True):
+        ahead = [
+            r + discount * (p * max(a, max(ahead) - cost) + (1 - p) * a)
+            for r, p, a in zip(now, heard, ahead, strict=True)
+        ]
         values.insert(0, ahead)
     return values
 
@@ -140,12 +148,25 @@ def test_a_samples_value_is_the_regret_two_periods_later() -> None:
     experience = hindsight(levels, load, serving, RADIO, target)
     assert torch.equal(experience.rsrp_dbm, levels[:-2]) and torch.equal(experience.serving, serving[:-2])
     assert experience.value.shape == (28, 70, 3)
-    reward = rewards(smoothed(levels, 5), load, RADIO, target)
+    reward = rewards(smoothed(levels, 3), load, RADIO, target)
+    told = (1 - loss_from_sinr(sinr_db(smoothed(levels, 3), load, RADIO))) ** 2
     for user in (0, 63, 64, 69):
-        expected = torch.tensor(plain_values(reward[:, user].tolist(), 0.7, 0.95))[2:]
-        expected = expected - expected.amax(-1, keepdim=True)
+        expected = torch.tensor(plain_values(reward[:, user].tolist(), told[:, user].tolist(), 0.7, 0.95))[2:]
+        expected = (expected - expected.amax(-1, keepdim=True)).clamp(min=-4.0)
         torch.testing.assert_close(experience.value[:, user].float(), expected, atol=4e-3, rtol=2e-3)
-    assert experience.value.amin() < -0.5
+    assert experience.value.amin() == -4.0 and bool((experience.value.amax(-1) == 0).all())
+
+
+def test_who_waits_too_long_is_not_told_to_go() -> None:
+    """The serving cell falls by 40 dB: leaving costs one handover before, and outage on top after."""
+    periods = 40
+    falling = torch.where(torch.arange(periods) < 20, -70.0, -110.0)
+    levels = torch.stack([falling, torch.full((periods,), -80.0)], -1)[:, None].to(torch.int8)
+    target = Target(rate_weight=0.0, smoothing_periods=1)
+    serving = torch.zeros(periods, 1, dtype=torch.int8)
+    regret = hindsight(levels, torch.ones(1, 2), serving, RADIO, target).value[:, 0, 0]
+    assert regret[5].item() > -1.0 and regret[25].item() == -4.0
+    assert bool((regret[10:20].diff() <= 0).all())
 
 
 def test_regret_is_never_positive_and_the_best_cell_has_none() -> None:
@@ -166,7 +187,7 @@ def test_a_drop_is_foreseen_two_periods_ahead() -> None:
 
 # --- samples and batches ---
 
-PERIODS, USERS, CELLS = 40, 6, 6
+PERIODS, USERS, CELLS = 60, 6, 6
 
 
 def numbered(serving: Tensor) -> Experience:
@@ -195,8 +216,8 @@ def some_serving() -> Tensor:
 
 def test_samples_have_a_whole_history_and_a_future() -> None:
     times, users = numbered(some_serving()).samples()
-    assert (times.min(), times.max()) == (HISTORY - 1, PERIODS - 2 * HISTORY - 1)
-    assert len(times) == (PERIODS - 3 * HISTORY + 1) * USERS
+    assert (times.min(), times.max()) == (HISTORY - 1, PERIODS - HORIZON - 1)
+    assert len(times) == (PERIODS - HORIZON - HISTORY + 1) * USERS
     assert len({*zip(times.tolist(), users.tolist(), strict=True)}) == len(times)
 
 
@@ -231,9 +252,9 @@ def test_one_node_takes_all() -> None:
 def test_the_last_sample_is_drawn_and_none_beyond() -> None:
     """One sample alone on a node, at the end of the list."""
     serving = torch.zeros(PERIODS, USERS, dtype=torch.int64)
-    serving[PERIODS - 2 * HISTORY - 1, USERS - 1] = 5
+    serving[PERIODS - HORIZON - 1, USERS - 1] = 5
     times, users = drawn(Batches.of(numbered(serving), CELL_SITE, 3, 50))
-    assert set(times[2].tolist()) == {PERIODS - 2 * HISTORY - 1} and set(users[2].tolist()) == {USERS - 1}
+    assert set(times[2].tolist()) == {PERIODS - HORIZON - 1} and set(users[2].tolist()) == {USERS - 1}
 
 
 def test_batches_are_deterministic_by_seed() -> None:

@@ -137,11 +137,47 @@ def test_learned_moves_when_the_gain_beats_the_threshold() -> None:
     assert wanted.flatten().tolist() == [1, NONE]
     _, wanted = learned.decide(memory, observed([[-90.0, -85.0, -95.0]] * 2, serving=1))
     assert wanted.flatten().tolist() == [NONE, NONE]
-    _, wanted = replace(learned, threshold=10.0).decide(memory, observed([[-90.0, -50.0, -95.0]] * 2))
+    _, wanted = replace(learned, threshold=10.0).decide(memory, observed([[-90.0, -81.0, -95.0]] * 2))
     assert wanted.flatten().tolist() == [NONE, NONE]
 
 
-def test_learned_sees_the_last_second_and_the_serving_cell() -> None:
+@dataclass(frozen=True)
+class Always:
+    """V of three cells, whatever was measured."""
+
+    levels: tuple[float, float, float]
+
+    def value(self, history_dbm: Tensor, serving: Tensor) -> Tensor:
+        return torch.tensor(self.levels).expand(len(history_dbm), 3)
+
+
+def test_learned_stays_inside_the_envelope_of_measured_strength() -> None:
+    """Serving cell 0: not to one 4 dB weaker, always to one 11 dB stronger, in between as the model says."""
+
+    def wanted(values: tuple[float, float, float], levels: list[float]) -> int:
+        learned = Learned(Always(values), 0.5, "device", 5)
+        return int(learned.decide(learned.initial(1, 1, 3), observed([levels]))[1].item())
+
+    eager, content = (-3.0, 0.0, -1.0), (0.0, -3.0, -3.0)
+    assert wanted(eager, [-90.0, -92.0, -100.0]) == 1
+    assert wanted(eager, [-90.0, -94.0, -92.0]) == 2  # the best that is allowed
+    assert wanted(eager, [-90.0, -94.0, -100.0]) == NONE
+    assert wanted(content, [-90.0, -81.0, -100.0]) == NONE
+    assert wanted(content, [-90.0, -79.0, -75.0]) == 2
+    assert wanted(eager, [-90.0, -79.0, -75.0]) == 1  # both far stronger: the model chooses
+
+
+def test_the_envelope_compares_mean_power_of_three_measurements() -> None:
+    learned = Learned(Always((0.0, -3.0, -3.0)), 0.5, "device", 5)
+    memory, found = learned.initial(1, 1, 3), []
+    for level in (-100.0, -100.0, -100.0, -70.0, -100.0, -100.0, -100.0):
+        memory, wanted = learned.decide(memory, observed([[-84.9, level, -100.0]]))
+        found.append(int(wanted.item()))
+    # -70 dBm among two of -100 is -74.8 dBm on average: 10.1 dB above the serving cell
+    assert found == [NONE, NONE, NONE, 1, 1, 1, NONE]
+
+
+def test_learned_sees_the_last_two_seconds_and_the_serving_cell() -> None:
     model = NewestLevel([])
     learned = Learned(model, 0.0, "device", 5)
     memory = learned.initial(1, 1, 2)

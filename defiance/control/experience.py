@@ -15,10 +15,14 @@ from torch import Tensor
 
 from defiance.control.handover import HISTORY, hindsight_values
 from defiance.learn.training import Parameters
+from defiance.link import loss_from_sinr
 from defiance.network.settings import RadioConfig
 from defiance.network.simulate import RSRP_FLOOR_DBM
 from defiance.scene import Scene, xn_table
 from defiance.seeding import Stream
+
+HORIZON = 20
+"""Periods of future that a sample needs: as far as a discount of 0.95 looks ahead."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Target:
 
     Attributes:
         handover_cost: h in periods of outage.
+        regret_limit: regrets beyond it are all the same: such a cell is out of the question.
         discount: gamma per period; 0.95 looks about 20 periods ahead.
         rate_weight: worth of the highest rate against a period of outage.
         smoothing_periods: centred mean over so many measurements, in power.
@@ -34,9 +39,10 @@ class Target:
     """
 
     handover_cost: float = 1.0
+    regret_limit: float = 4.0
     discount: float = 0.95
     rate_weight: float = 0.1
-    smoothing_periods: int = 5
+    smoothing_periods: int = 3
     softness_db: float = 1.0
 
 
@@ -56,7 +62,7 @@ class Experience:
 
     def samples(self) -> tuple[Tensor, Tensor]:
         """Times and users of all complete samples: a full history before and a future after."""
-        times = torch.arange(HISTORY - 1, len(self.rsrp_dbm) - 2 * HISTORY)
+        times = torch.arange(HISTORY - 1, len(self.rsrp_dbm) - HORIZON)
         grid = torch.meshgrid(times, torch.arange(self.rsrp_dbm.shape[1]), indexing="ij")
         return grid[0].flatten(), grid[1].flatten()
 
@@ -78,15 +84,22 @@ def rewards(rsrp_dbm: Tensor, load: Tensor, config: RadioConfig, target: Target)
         config: noise, Qout and the rate's curve.
         target: weights.
     """
+    return _rewards(sinr_db(rsrp_dbm, load, config), config, target)
+
+
+def sinr_db(rsrp_dbm: Tensor, load: Tensor, config: RadioConfig) -> Tensor:
+    """SINR of every cell at the given load, from received powers per resource element, `[T, n, C]`."""
     power = torch.pow(10.0, rsrp_dbm.float() / 10)
     noise = 10 ** (config.noise_dbm / 10) / config.resource_elements
     loaded = load * power
     sinr = power / (loaded.sum(-1, keepdim=True) - loaded + noise)
-    outage = torch.sigmoid((config.qout_db - 10 * torch.log10(sinr.clamp(min=1e-9))) / target.softness_db)
-    rate = (config.rate_attenuation * torch.log2(1 + sinr)).clamp(
-        max=config.rate_max_bps_hz
-    ) / config.rate_max_bps_hz
-    return target.rate_weight * rate - outage
+    return 10 * torch.log10(sinr.clamp(min=1e-9))
+
+
+def _rewards(sinr: Tensor, config: RadioConfig, target: Target) -> Tensor:
+    outage = torch.sigmoid((config.qout_db - sinr) / target.softness_db)
+    rate = config.rate_attenuation * torch.log2(1 + torch.pow(10.0, sinr / 10))
+    return target.rate_weight * (rate / config.rate_max_bps_hz).clamp(max=1) - outage
 
 
 def hindsight(
@@ -103,9 +116,16 @@ def hindsight(
     """
     values = torch.empty(rsrp_dbm.shape, dtype=torch.float16)
     for users in torch.arange(rsrp_dbm.shape[1]).split(64):
-        reward = rewards(smoothed(rsrp_dbm[:, users], target.smoothing_periods), load[users], config, target)
-        value = hindsight_values(reward, target.handover_cost, target.discount)
-        values[:, users] = (value - value.amax(-1, keepdim=True)).half()
+        sinr = sinr_db(smoothed(rsrp_dbm[:, users], target.smoothing_periods), load[users], config)
+        heard = 1 - loss_from_sinr(sinr)
+        value = hindsight_values(
+            _rewards(sinr, config, target),
+            target.handover_cost,
+            target.discount,
+            heard * heard,  # the request and the command
+        )
+        regret = value - value.amax(-1, keepdim=True)
+        values[:, users] = regret.clamp(min=-target.regret_limit).half()
     # a handover decided at the end of period t is executed during t + 1 and serves from t + 2 on
     return Experience(rsrp_dbm[:-2], values[2:], serving[:-2])
 
@@ -126,7 +146,7 @@ def smoothed(rsrp_dbm: Tensor, periods: int) -> Tensor:
 
 @dataclass(frozen=True)
 class ValueModel:
-    """V of every cell from the last second of RSRP: one perceptron per base station, or one for all.
+    """V of every cell from the last two seconds of RSRP: one perceptron per base station, or one for all.
 
     Input: the RSRP history in the order of the city's slots, which the Xn table's distances and bearings
     give (see `slots`). Neither the user's position nor its serving cell is an input: what a cell is worth

@@ -5,7 +5,8 @@ and observation to the next memory and the wanted cell. Parameters may differ by
 settings runs as one batch.
 
     rule      RSRP ── L3 filter ── offset, hysteresis, time to trigger ──▶ strongest neighbour, or stay
-    learned   RSRP of the last second ── model of the serving station ──▶ argmax V if it gains enough
+    learned   RSRP of the last seconds ── model of the serving station ──▶ argmax V if it gains enough,
+              inside the envelope of what signal strength allows
     genie     noise-free future ── dynamic programme over the horizon ──▶ its plan
 """
 
@@ -23,8 +24,11 @@ from defiance.network.state import NONE
 if TYPE_CHECKING:
     from defiance.control.experience import ValueModel
 
-HISTORY = 10
-"""Measurements that the learned function looks back: about one second."""
+HISTORY = 20
+"""Measurements that the learned function looks back: about two seconds."""
+
+ENVELOPE_PERIODS = 3
+"""Measurements whose mean power the envelope of the learned function compares."""
 
 
 # --- the rule -------------------------------------------------------------------------------------------
@@ -110,20 +114,28 @@ class LearnedMemory:
 class Learned:
     """Moves when the model of the serving station expects to gain more than a threshold.
 
-    The model maps what was measured in the last second to V `[.., C]`: what being served by each cell is
-    worth over the next second or two, as a regret against the best cell (see `control.experience`).
+    The model maps what was measured in the last two seconds to V `[.., C]`: what being served by each cell
+    is worth over the next second or two, as a regret against the best cell (see `control.experience`).
+
+    A model knows the streets that it was trained on; elsewhere it is confidently wrong. So it decides only
+    inside an envelope of measured strength (mean power of the last `ENVELOPE_PERIODS` measurements): never
+    to a cell much weaker than the serving one, and always to the strongest cell when that is far stronger.
 
     Attributes:
         model: V of measurements `[n, HISTORY, C]` in dBm and serving cells `[n]`.
         threshold: gain that a handover must promise, in periods of outage; a number or `[W]`.
         placement: `station` sees reports, `device` its own measurements.
         period_steps: steps between two decisions.
+        weaker_db: how much weaker than the serving cell a target may be.
+        stronger_db: how much stronger the strongest cell must be to be taken whatever the model says.
     """
 
     model: ValueModel
     threshold: Tensor | float
     placement: Literal["device", "station"]
     period_steps: int
+    weaker_db: float = 3.0
+    stronger_db: float = 10.0
 
     def initial(self, worlds: int, users: int, cells: int) -> LearnedMemory:
         """Nothing measured yet."""
@@ -139,12 +151,19 @@ class Learned:
         )
         history = torch.where(history.isnan(), newest, history)
         serving = observation.serving.long()
-        value = self.model.value(history.flatten(0, 1), serving.flatten()).view(*serving.shape, -1)
-        best = value.max(-1)
-        gain = best.values - value.gather(-1, serving[..., None]).squeeze(-1)
+        own = serving[..., None]
+        strength_db = 10 * torch.log10(torch.pow(10.0, history[:, :, -ENVELOPE_PERIODS:] / 10).mean(2))
+        strength_db = strength_db - strength_db.gather(-1, own)
+
+        value = self.model.value(history.flatten(0, 1), serving.flatten()).view_as(strength_db)
+        best = value.masked_fill(strength_db < -self.weaker_db, -torch.inf).max(-1)
+        gain = best.values - value.gather(-1, own).squeeze(-1)
         threshold = torch.as_tensor(self.threshold)
-        go = observation.fresh & (gain > (threshold[:, None] if threshold.dim() else threshold))
-        return LearnedMemory(history), torch.where(go, best.indices, NONE)
+        promising = gain > (threshold[:, None] if threshold.dim() else threshold)
+        strongest = strength_db.max(-1)
+        forced = strongest.values > self.stronger_db
+        wanted = torch.where(promising, best.indices, torch.where(forced, strongest.indices, NONE))
+        return LearnedMemory(history), torch.where(observation.fresh, wanted, NONE)
 
 
 # --- the bound ------------------------------------------------------------------------------------------
@@ -171,17 +190,22 @@ class Genie:
         return None, self.plan[period].long()
 
 
-def hindsight_values(reward: Tensor, handover_cost: Tensor | float, discount: float) -> Tensor:
+def hindsight_values(
+    reward: Tensor, handover_cost: Tensor | float, discount: float, success: Tensor | float = 1.0
+) -> Tensor:
     """What being served by each cell is worth when the future is known: dynamic programming.
 
-        V_t(c) = r_t(c) + gamma max( V_{t+1}(c), max_d V_{t+1}(d) - h )
+        stay = V_{t+1}(c),  go = max_d V_{t+1}(d) - h
+        V_t(c) = r_t(c) + gamma ( p_t(c) max(stay, go) + (1 - p_t(c)) stay )
 
-    A handover that is decided in period t serves from t + 1 on and costs h (interruption, signalling).
+    A handover that is decided in period t serves from t + 1 on and costs h (interruption, signalling). It
+    comes about with probability p: who waits until the serving cell has faded is not told to go.
 
     Args:
         reward: r, `[T, n, C]`.
         handover_cost: h in periods of outage, a number or `[n]`.
         discount: gamma; 1 for the whole horizon.
+        success: p, `[T, n, C]`; 1 if request and command are never lost.
 
     Returns:
         V, `[T, n, C]`.
@@ -189,9 +213,11 @@ def hindsight_values(reward: Tensor, handover_cost: Tensor | float, discount: fl
     cost = torch.as_tensor(handover_cost)
     cost = cost[:, None] if cost.dim() else cost
     values = torch.empty_like(reward)
+    told = torch.as_tensor(success).expand_as(reward)
     ahead = torch.zeros_like(reward[0])
     for t in range(len(reward) - 1, -1, -1):
-        ahead = reward[t] + discount * torch.maximum(ahead, ahead.amax(-1, keepdim=True) - cost)
+        gain = (ahead.amax(-1, keepdim=True) - cost - ahead).clamp(min=0)
+        ahead = reward[t] + discount * (ahead + told[t] * gain)
         values[t] = ahead
     return values
 

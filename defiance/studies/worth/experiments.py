@@ -259,7 +259,9 @@ def experience_of(config: Config, city: str, map_: str, placement: str) -> Exper
         placement="device" if placement == "device" else "station",
     )
     settings = config.training
-    target = Target(settings.handover_cost, settings.discount, settings.rate_weight)
+    target = Target(
+        handover_cost=settings.handover_cost, discount=settings.discount, rate_weight=settings.rate_weight
+    )
     found = []
     for speed in config.speeds_kmh:
         for load_ in config.loads if speed >= 10 else config.loads[:1]:

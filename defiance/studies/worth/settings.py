@@ -15,13 +15,13 @@ class Training:
     """How the learned function is trained; the budget of a regime is shared by its nodes."""
 
     worlds: int = field(
-        default=4, metadata={"min": 1, "max": 64, "help": "recorded worlds per speed and load"}
+        default=12, metadata={"min": 1, "max": 64, "help": "recorded worlds per speed and load"}
     )
     users: int = field(default=100, metadata={"min": 2, "max": 1000, "help": "users per recorded world"})
     duration_s: float = field(
         default=150.0, metadata={"min": 10.0, "unit": "s", "help": "time recorded per world"}
     )
-    width: int = field(default=256, metadata={"min": 4, "max": 1024, "help": "neurons of both hidden layers"})
+    width: int = field(default=384, metadata={"min": 4, "max": 1024, "help": "neurons of both hidden layers"})
     rounds: int = field(default=35, metadata={"min": 1, "max": 1000, "help": "rounds of training"})
     federated_rounds: int = field(
         default=175, metadata={"min": 1, "max": 10000, "help": "averages; the steps in all are the same"}
@@ -31,7 +31,7 @@ class Training:
     learning_rate: float = field(
         default=2e-3, metadata={"min": 1e-6, "max": 1.0, "help": "of Adam at the start"}
     )
-    handover_cost: float = field(default=3.0, metadata={"min": 0.0, "help": "in decision periods of outage"})
+    handover_cost: float = field(default=1.0, metadata={"min": 0.0, "help": "in decision periods of outage"})
     discount: float = field(default=0.95, metadata={"min": 0.0, "max": 0.999, "help": "per decision period"})
     rate_weight: float = field(
         default=0.1, metadata={"min": 0.0, "max": 1.0, "help": "worth of the highest rate"}
@@ -110,7 +110,7 @@ QUICK = replace(
     validation_worlds=2,
     validation_users=50,
     validation_s=60.0,
-    training=replace(FULL.training, width=128, rounds=20, federated_rounds=100, finetuning_rounds=5),
+    training=replace(FULL.training, worlds=6, width=192, rounds=20, federated_rounds=100, finetuning_rounds=5),
 )
 PRESETS = {"quick": QUICK, "full": FULL}
 SEEDS = {"quick": 4, "full": 8}
