@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scenes import blocks, small_scene
 from scipy.special import stdtrit
 
+from defiance.control.handover import HISTORY
 from defiance.errors import DefianceError
 from defiance.hardware import SERVER_CPU, STATION_SOC, UE_DOWNLOAD
 from defiance.kpm import Row, Sheet
@@ -190,9 +191,13 @@ def test_the_six_key_performance_metrics_are_there(sheet: Sheet, candidate: str)
         at_home = {"candidate": candidate, "regime": regime, "scenario": HOME.name(8)}
         learning = {"candidate": candidate, "regime": regime, "scenario": "munich/raw"}
         assert sheet.select(metric="training_operations", **learning)
-        assert sheet.value("inference_operations", node=node, **learning).mean > 0
-        # 60 inputs, two hidden layers of 8, 6 values
-        assert sheet.value("inference_parameters", node=node, **learning).mean == 61 * 8 + 9 * 8 + 9 * 6
+        # the history of six cells, two hidden layers of 8, 6 values
+        weights = (6 * HISTORY + 1) * 8 + 9 * 8 + 9 * 6
+        assert sheet.value("inference_parameters", node=node, **learning).mean == weights
+        # layers: a multiply-accumulate per weight but one operation per bias, two ReLUs; six cells: scaling,
+        # three powers and their mean in dB over the serving cell's, three comparisons
+        operations = 2 * weights - (8 + 8 + 6) + 2 * 8 + 6 * (2 * HISTORY + (2 * 3 + 2 + 1) + 3 + 3)
+        assert sheet.value("inference_operations", node=node, **learning).mean == operations
         assert sheet.value("communication_bits", **learning).mean > 0
         sent = {
             node: sheet.value("communication_bits", node=node, **at_home).mean

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from defiance.control.handover import HISTORY
+from defiance.control.handover import ENVELOPE_PERIODS, HISTORY
 from defiance.hardware import (
     BACKHAUL,
     DEVICE_NPU,
@@ -97,9 +97,13 @@ def layer_operations(config: Config, scene: Scene, batch: int) -> Operations:
 
 
 def decision_operations(config: Config, scene: Scene) -> float:
-    """Operations of one decision: scaling the inputs, the layers, the comparison of values."""
-    cells = len(scene.cell_site)
-    return layer_operations(config, scene, 1).forward.total + 2 * HISTORY * cells + 2 * cells
+    """Operations of one decision: the layers, and per cell scaling the inputs, its strength, comparing.
+
+    The strength is 10 log10 of the mean of 10^(x/10), minus the serving cell's; it is compared with the
+    envelope's two ends, the value with the best.
+    """
+    per_cell = 2 * HISTORY + (3 * ENVELOPE_PERIODS + 3) + 3
+    return layer_operations(config, scene, 1).forward.total + per_cell * len(scene.cell_site)
 
 
 def cost(results: Results, model: Model) -> Cost:
