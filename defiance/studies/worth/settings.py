@@ -110,7 +110,9 @@ QUICK = replace(
     validation_worlds=2,
     validation_users=50,
     validation_s=60.0,
-    training=replace(FULL.training, worlds=6, width=192, rounds=20, federated_rounds=100, finetuning_rounds=5),
+    training=replace(
+        FULL.training, worlds=6, width=192, rounds=20, federated_rounds=100, finetuning_rounds=5
+    ),
 )
 PRESETS = {"quick": QUICK, "full": FULL}
 SEEDS = {"quick": 4, "full": 8}
