@@ -1,5 +1,18 @@
 """Event cameras: recordings, their files, a simulated sensor, and digits to look at."""
 
+from defiance.codecs.events.digits import data_folder, digit_images, digits, mnist_images
 from defiance.codecs.events.recordings import Recordings, frames
+from defiance.codecs.events.sensor import SensorConfig, saccades, simulate, translation
 
-__all__ = ["Recordings", "frames"]
+__all__ = [
+    "Recordings",
+    "SensorConfig",
+    "data_folder",
+    "digit_images",
+    "digits",
+    "frames",
+    "mnist_images",
+    "saccades",
+    "simulate",
+    "translation",
+]
