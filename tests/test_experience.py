@@ -215,7 +215,7 @@ def some_serving() -> Tensor:
 
 
 def test_samples_have_a_whole_history_and_a_future() -> None:
-    times, users = numbered(some_serving()).samples()
+    times, users = numbered(some_serving()).samples(torch.arange(USERS))
     assert (times.min(), times.max()) == (HISTORY - 1, PERIODS - HORIZON - 1)
     assert len(times) == (PERIODS - HORIZON - HISTORY + 1) * USERS
     assert len({*zip(times.tolist(), users.tolist(), strict=True)}) == len(times)
@@ -223,7 +223,7 @@ def test_samples_have_a_whole_history_and_a_future() -> None:
 
 def test_a_node_draws_only_what_its_cells_served() -> None:
     serving = some_serving()
-    batches = Batches.of(numbered(serving), CELL_SITE, 3, 200)
+    batches = Batches.of(numbered(serving), CELL_SITE, 3, 200, torch.arange(USERS))
     times, users = drawn(batches)
     site = CELL_SITE[serving[times, users]]
     assert set(site[0].tolist()) == {0} and set(site[2].tolist()) == {2}
@@ -234,7 +234,7 @@ def test_a_node_draws_only_what_its_cells_served() -> None:
 
 def test_a_node_without_samples_borrows_everyones() -> None:
     serving = some_serving()
-    batches = Batches.of(numbered(serving), CELL_SITE, 3, 200)
+    batches = Batches.of(numbered(serving), CELL_SITE, 3, 200, torch.arange(USERS))
     assert batches.served[1] == 0 and batches.served.sum() == len(batches.times)
     times, users = drawn(batches)
     assert set(CELL_SITE[serving[times[1], users[1]]].tolist()) == {0, 2}
@@ -243,7 +243,7 @@ def test_a_node_without_samples_borrows_everyones() -> None:
 
 def test_one_node_takes_all() -> None:
     experience = numbered(some_serving())
-    batches = Batches.of(experience, CELL_SITE, 1, 2000)
+    batches = Batches.of(experience, CELL_SITE, 1, 2000, torch.arange(USERS))
     times, users = drawn(batches)
     found = {*zip(times[0].tolist(), users[0].tolist(), strict=True)}
     assert batches.served.tolist() == [len(batches.times)] == [len(found)]
@@ -253,12 +253,12 @@ def test_the_last_sample_is_drawn_and_none_beyond() -> None:
     """One sample alone on a node, at the end of the list."""
     serving = torch.zeros(PERIODS, USERS, dtype=torch.int64)
     serving[PERIODS - HORIZON - 1, USERS - 1] = 5
-    times, users = drawn(Batches.of(numbered(serving), CELL_SITE, 3, 50))
+    times, users = drawn(Batches.of(numbered(serving), CELL_SITE, 3, 50, torch.arange(USERS)))
     assert set(times[2].tolist()) == {PERIODS - HORIZON - 1} and set(users[2].tolist()) == {USERS - 1}
 
 
 def test_batches_are_deterministic_by_seed() -> None:
-    batches = Batches.of(numbered(some_serving()), CELL_SITE, 3, 50)
+    batches = Batches.of(numbered(some_serving()), CELL_SITE, 3, 50, torch.arange(USERS))
     first, again, other = drawn(batches), drawn(batches), drawn(batches, seed=1)
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[0], other[0])
@@ -429,8 +429,9 @@ def test_every_regime_learns(regime: str, nodes: int) -> None:
         CELL_SITE,
         torch.arange(CELLS),
     )
-    loss, batches = value_loss(model), Batches.of(experience, CELL_SITE, nodes, 64)
-    held = Batches.of(experience, CELL_SITE, nodes, 256).draw(torch.Generator().manual_seed(9))
+    loss, everyone = value_loss(model), torch.arange(24)
+    batches = Batches.of(experience, CELL_SITE, nodes, 64, everyone)
+    held = Batches.of(experience, CELL_SITE, nodes, 256, everyone).draw(torch.Generator().manual_seed(9))
     found: Fit = fit(
         model.parameters,
         loss,

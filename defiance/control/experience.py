@@ -60,10 +60,10 @@ class Experience:
     value: Tensor
     serving: Tensor
 
-    def samples(self) -> tuple[Tensor, Tensor]:
-        """Times and users of all complete samples: a full history before and a future after."""
+    def samples(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Times and users of these users' complete samples: a full history before and a future after."""
         times = torch.arange(HISTORY - 1, len(self.rsrp_dbm) - HORIZON)
-        grid = torch.meshgrid(times, torch.arange(self.rsrp_dbm.shape[1]), indexing="ij")
+        grid = torch.meshgrid(times, users, indexing="ij")
         return grid[0].flatten(), grid[1].flatten()
 
     def batch(self, times: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,9 +252,16 @@ class Batches:
     size: int
 
     @classmethod
-    def of(cls, experience: Experience, cell_site: Tensor, nodes: int, size: int) -> Batches:
-        """Groups samples by serving site; one node takes all of them."""
-        times, users = experience.samples()
+    def of(
+        cls,
+        experience: Experience,
+        cell_site: Tensor,
+        nodes: int,
+        size: int,
+        among: Tensor,
+    ) -> Batches:
+        """Groups the samples of the users `among` by serving site; one node takes all of them."""
+        times, users = experience.samples(among)
         if nodes == 1:
             every = torch.tensor([len(times)])
             return cls(experience, times, users, torch.zeros_like(every), every, every, size)

@@ -15,7 +15,8 @@ class Training:
     """How the learned function is trained; the budget of a regime is shared by its nodes."""
 
     worlds: int = field(
-        default=12, metadata={"min": 1, "max": 64, "help": "recorded worlds per speed and load"}
+        default=12,
+        metadata={"min": 1, "max": 64, "help": "recorded worlds per speed and load; on foot a third of it"},
     )
     users: int = field(default=100, metadata={"min": 2, "max": 1000, "help": "users per recorded world"})
     duration_s: float = field(
@@ -74,10 +75,10 @@ class Config:
         default=("central",), metadata={"help": "regimes that are judged on the smooth map, too"}
     )
     training_seeds: int = field(
-        default=3, metadata={"min": 1, "max": 100, "help": "models of central training on the device"}
+        default=3, metadata={"min": 1, "max": 100, "help": "models of every regime on the device"}
     )
-    other_training_seeds: int = field(
-        default=1, metadata={"min": 1, "max": 100, "help": "models of any other regime and placement"}
+    station_training_seeds: int = field(
+        default=1, metadata={"min": 1, "max": 100, "help": "models of every regime at the station"}
     )
     users: int = field(default=100, metadata={"min": 2, "max": 2000, "help": "users per test world"})
     test_s: float = field(default=120.0, metadata={"min": 5.0, "unit": "s", "help": "time per test world"})
@@ -168,11 +169,7 @@ def kinds(config: Config, map_: str) -> list[tuple[str, str, int]]:
         (placement, regime, seed)
         for placement in (config.smooth_placements if smooth else config.placements)
         for regime in (config.smooth_regimes if smooth else config.regimes)
-        for seed in range(
-            config.training_seeds
-            if (placement, regime) == ("device", "central")
-            else config.other_training_seeds
-        )
+        for seed in range(config.training_seeds if placement == "device" else config.station_training_seeds)
     ]
 
 
