@@ -22,13 +22,13 @@ class Training:
     duration_s: float = field(
         default=150.0, metadata={"min": 10.0, "unit": "s", "help": "time recorded per world"}
     )
-    width: int = field(default=384, metadata={"min": 4, "max": 1024, "help": "neurons of both hidden layers"})
+    width: int = field(default=256, metadata={"min": 4, "max": 1024, "help": "neurons of both hidden layers"})
     rounds: int = field(default=35, metadata={"min": 1, "max": 1000, "help": "rounds of training"})
     federated_rounds: int = field(
         default=175, metadata={"min": 1, "max": 10000, "help": "averages; the steps in all are the same"}
     )
-    steps_per_round: int = field(default=100, metadata={"min": 1, "help": "optimiser steps per round"})
-    batch: int = field(default=2048, metadata={"min": 8, "help": "samples per step, over all nodes together"})
+    steps_per_round: int = field(default=300, metadata={"min": 1, "help": "optimiser steps per round"})
+    batch: int = field(default=512, metadata={"min": 8, "help": "samples per step, over all nodes together"})
     learning_rate: float = field(
         default=2e-3, metadata={"min": 1e-6, "max": 1.0, "help": "of Adam at the start"}
     )
@@ -112,7 +112,13 @@ QUICK = replace(
     validation_users=50,
     validation_s=60.0,
     training=replace(
-        FULL.training, worlds=6, width=192, rounds=20, federated_rounds=100, finetuning_rounds=5
+        FULL.training,
+        worlds=6,
+        width=160,
+        rounds=20,
+        steps_per_round=200,
+        federated_rounds=100,
+        finetuning_rounds=5,
     ),
 )
 PRESETS = {"quick": QUICK, "full": FULL}
