@@ -55,6 +55,31 @@ def q_function(x: Tensor) -> Tensor:
     return 0.5 * torch.erfc(x / math.sqrt(2))
 
 
+def matched_filter(
+    sent: Tensor, power: Tensor, ebn0_db: Tensor | float, generator: torch.Generator, rate: float
+) -> Tensor:
+    """Send real symbols over known fading; return h (h sent + noise), the matched filter's output.
+
+    A complex symbol is two real ones with the same h: the filter undoes its phase.
+
+    Args:
+        sent: float [..., N], of unit mean energy.
+        power: float [..., N], h^2, of mean one.
+        ebn0_db: broadcasts to [...].
+        generator: of the noise.
+        rate: information bits per channel use.
+
+    Returns:
+        float [..., N].
+    """
+    return power * sent + power.sqrt() * _deviation(sent, ebn0_db, rate) * _normal(sent, generator)
+
+
+def antipodal_llr(received: Tensor, ebn0_db: Tensor | float, rate: float) -> Tensor:
+    """Return 4 Es/N0 received [..., N], limited: log P(+1)/P(-1) of a matched filter's output."""
+    return (_per_symbol(4 * snr(ebn0_db, rate), received) * received).clamp(-LLR_LIMIT, LLR_LIMIT)
+
+
 @dataclass(frozen=True)
 class BinarySymmetric:
     """Bits of which each flips with the same probability, whatever it is: hard decisions over Gaussian noise.
@@ -177,7 +202,7 @@ class Awgn:
 
     def llr(self, received: Tensor, ebn0_db: Tensor | float, *, rate: float = 1.0) -> Tensor:
         """Return 4 Es/N0 received [..., N], the log P(+1)/P(-1) of antipodal symbols."""
-        return _linear_llr(received, ebn0_db, rate)
+        return antipodal_llr(received, ebn0_db, rate)
 
 
 @dataclass(frozen=True)
@@ -201,7 +226,7 @@ class RayleighBlock:
     def ber(self, ebn0_db: Tensor | float, *, rate: float = 1.0) -> Tensor:
         """Return (1 - sqrt(g/(1 + g)))/2 with g = Es/N0, for antipodal symbols, in the shape of `ebn0_db`.
 
-        Proakis and Salehi, 5th edition, equation 13.3-7. Errors within a block are not independent.
+        Proakis and Salehi, 5th edition, section 13.3. Errors within a block are not independent.
         """
         return 0.5 * (1 - (1 + 1 / snr(ebn0_db, rate)).rsqrt())
 
@@ -215,11 +240,11 @@ class RayleighBlock:
             *sent.shape[:-1], blocks, 2, generator=generator, dtype=sent.dtype, device=sent.device
         )
         power = 0.5 * quadratures.square().sum(-1).repeat_interleave(self.uses_per_block, -1)[..., :uses]
-        return power * sent + power.sqrt() * _deviation(sent, ebn0_db, rate) * _normal(sent, generator)
+        return matched_filter(sent, power, ebn0_db, generator, rate)
 
     def llr(self, received: Tensor, ebn0_db: Tensor | float, *, rate: float = 1.0) -> Tensor:
         """Return 4 Es/N0 received [..., N], the log P(+1)/P(-1) of antipodal symbols given the fading."""
-        return _linear_llr(received, ebn0_db, rate)
+        return antipodal_llr(received, ebn0_db, rate)
 
 
 @dataclass(frozen=True)
@@ -275,10 +300,6 @@ def _flipped(sent: Tensor, flip: Tensor) -> Tensor:
 def _deviation(sent: Tensor, ebn0_db: Tensor | float, rate: float) -> Tensor:
     """Return the noise's standard deviation sqrt(N0/(2 Es)), [..., 1]."""
     return _per_symbol((2 * snr(ebn0_db, rate)).rsqrt(), sent)
-
-
-def _linear_llr(received: Tensor, ebn0_db: Tensor | float, rate: float) -> Tensor:
-    return (_per_symbol(4 * snr(ebn0_db, rate), received) * received).clamp(-LLR_LIMIT, LLR_LIMIT)
 
 
 def _bernoulli(value: Tensor, probability: Tensor) -> Tensor:
