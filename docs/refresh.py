@@ -59,8 +59,8 @@ def section(sheet: Sheet) -> str:
     made_by = (
         f"From `results/worth.json`, made by `make results/worth` ({len(sheet.seeds)} test seeds; "
         "city/speed/load/cap on\nhandovers per user-minute/map). A3 and the learned function's threshold are "
-        "tuned on validation seeds, the learned\nfunction hands over no more often than A3 there. `make demo` "
-        "runs a small preset anew and says how few seeds it has."
+        "tuned on validation seeds, the learned\nfunction hands over no more often than A3 there. "
+        "`make demo` runs a small preset anew and says how few seeds it has."
     )
     picture = "![Outage avoided in every scenario, with 95 % intervals](docs/outage-cut.png)"
     return "\n\n".join([BEGIN, quoted(sheet.verdict), picture, table(sheet), made_by, END])
