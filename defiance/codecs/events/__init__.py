@@ -1,17 +1,20 @@
 """Event cameras: recordings, their files, a simulated sensor, and digits to look at."""
 
 from defiance.codecs.events.digits import data_folder, digit_images, digits, mnist_images
+from defiance.codecs.events.formats import Report, read
 from defiance.codecs.events.recordings import Recordings, frames
 from defiance.codecs.events.sensor import SensorConfig, saccades, simulate, translation
 
 __all__ = [
     "Recordings",
+    "Report",
     "SensorConfig",
     "data_folder",
     "digit_images",
     "digits",
     "frames",
     "mnist_images",
+    "read",
     "saccades",
     "simulate",
     "translation",

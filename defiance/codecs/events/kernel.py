@@ -10,6 +10,11 @@ from numpy.typing import NDArray
 
 PIXEL_BITS = 10  # an event is packed as time | y | x | polarity, so that sorting the numbers sorts by time
 DIGIT_BITS = 11  # of the radix sort
+BAND = 4  # rows that are followed at once
+LANES = 8  # a row's length is a multiple of it, so that no pixel is left over by vector instructions
+NEGLIGIBLE = 1e-3  # log brightness that no pixel notices
+EVENTS_PER_IMAGE = 1 << 20
+"""A recording that reaches it is refused."""
 
 GOLDEN_GAMMA = np.uint64(0x9E3779B97F4A7C15)  # splitmix64, as in seeding.py
 FIRST_MULTIPLIER = np.uint64(0xBF58476D1CE4E5B9)
@@ -27,71 +32,151 @@ def _uniform(key: np.uint64, place: int) -> float:
 
 
 @njit(cache=True)
-def _sort(keys: NDArray[np.int64], spare: NDArray[np.int64], first: int, end: int, times: int) -> None:
-    """Order keys[first:end] by time, of which there are fewer than `times`; equal times keep their order."""
-    low = 2 * PIXEL_BITS + 1
+def _sort(
+    events: NDArray[np.int64], spare: NDArray[np.int64], out: NDArray[np.int64], n: int, times: int
+) -> None:
+    """Write the first `n` events in the order of time, of which there are fewer than `times`, to out[:n]."""
     size = 1 << DIGIT_BITS
+    passes = 1
+    while times >> (DIGIT_BITS * passes):
+        passes += 1
     place = np.empty(size, np.int64)
-    n = end - first
-    while times > 0:
+    source = events
+    for digit in range(passes):
+        low = 2 * PIXEL_BITS + 1 + digit * DIGIT_BITS
+        target = out if digit == passes - 1 else (spare if digit % 2 == 0 else events)
         place[:] = 0
-        for i in range(first, end):
-            place[(keys[i] >> low) & (size - 1)] += 1
-        total = 0
-        for digit in range(size):
-            count = place[digit]
-            place[digit] = total
-            total += count
-        for i in range(first, end):
-            digit = (keys[i] >> low) & (size - 1)
-            spare[place[digit]] = keys[i]
-            place[digit] += 1
         for i in range(n):
-            keys[first + i] = spare[i]
-        low += DIGIT_BITS
-        times >>= DIGIT_BITS
-
-
-@njit(cache=True)
-def _grown(keys: NDArray[np.int64], used: int) -> NDArray[np.int64]:
-    larger = np.empty(2 * len(keys), np.int64)
-    larger[:used] = keys[:used]
-    return larger
+            place[(source[i] >> low) & (size - 1)] += 1
+        total = 0
+        for value in range(size):
+            count = place[value]
+            place[value] = total
+            total += count
+        for i in range(n):
+            value = (source[i] >> low) & (size - 1)
+            target[place[value]] = source[i]
+            place[value] += 1
+        source = target
 
 
 @njit(cache=True, fastmath=True, error_model="numpy")
 def _follow(
     canvas: NDArray[np.float32],
-    row: int,
-    left: int,
-    width: int,
-    margin: tuple[int, int],
+    stride: int,
+    first: int,
     path: NDArray[np.float64],
-    follow: float,
-    state: NDArray[np.float32],
+    follow: np.float32,
     seen: NDArray[np.float32],
 ) -> None:
-    """What the photoreceptors of a row's `width` pixels from `left` on see at each step: seen [K, width].
+    """What photoreceptors see at each step: seen [K, n].
 
-    The image lies on the canvas at `margin`; a pixel interpolates between the four canvas pixels that it
-    looks at, and follows with a first-order low-pass.
+    The canvas is flat, `stride` pixels to a row; pixel j looks at canvas pixel first + j - path[k], between
+    the four of which it interpolates, and follows with a first-order low-pass.
     """
+    n = seen.shape[1]
+    one = np.float32(1)
     for k in range(len(path)):
-        x = margin[0] - path[k, 0]
-        y = margin[1] - path[k, 1]
-        column, line = int(math.floor(x)), int(math.floor(y))
-        right, below = np.float32(x - column), np.float32(y - line)
-        upper, lower = canvas[row + line], canvas[row + line + 1]
-        one = np.float32(1)
+        column, row = math.floor(-path[k, 0]), math.floor(-path[k, 1])
+        right, below = np.float32(-path[k, 0] - column), np.float32(-path[k, 1] - row)
         w00, w01 = (one - below) * (one - right), (one - below) * right
         w10, w11 = below * (one - right), below * right
-        gain = one if k == 0 else np.float32(follow)
-        start = left + column
-        for j in range(width):
-            at = start + j
-            light = w00 * upper[at] + w01 * upper[at + 1] + w10 * lower[at] + w11 * lower[at + 1]
-            state[j] += gain * (light - state[j])
-            seen[k, j] = state[j]
+        at = first + int(row) * stride + int(column)
+        c00, c01 = canvas[at : at + n], canvas[at + 1 : at + 1 + n]
+        c10, c11 = canvas[at + stride : at + stride + n], canvas[at + stride + 1 : at + stride + 1 + n]
+        now = seen[k]
+        if k == 0:
+            for j in range(n):
+                now[j] = w00 * c00[j] + w01 * c01[j] + w10 * c10[j] + w11 * c11[j]
+        else:
+            before = seen[k - 1]
+            for j in range(n):
+                light = w00 * c00[j] + w01 * c01[j] + w10 * c10[j] + w11 * c11[j]
+                now[j] = before[j] + follow * (light - before[j])
+
+
+@njit(cache=True, fastmath=True, error_model="numpy")
+def _fire(
+    seen: NDArray[np.float32],
+    j: int,
+    pixel: int,
+    low: np.float32,
+    up: np.float32,
+    down: np.float32,
+    step_us: float,
+    refractory_us: float,
+    events: NDArray[np.int64],
+    n: int,
+) -> int:
+    """Compare what one pixel sees, seen[:, j], with its thresholds; append its events to events[:n].
+
+    Args:
+        seen: log brightness, [K, ...].
+        j: the pixel's place in it.
+        pixel: its row and column, packed.
+        low: where the pixel would fire for the first time, when it gets darker.
+        up: change that makes it fire.
+        down: the same for decreases.
+        step_us: between two values of `seen`.
+        refractory_us: after an event, until the pixel compares again.
+        events: packed.
+        n: events so far.
+
+    Returns:
+        How many there are now; never more than fit.
+    """
+    steps = len(seen)
+    refractory = np.float32(refractory_us / step_us)
+    high = low + up + down
+    k = 1
+    while n < len(events):
+        while k < steps and low < seen[k, j] < high:
+            k += 1
+        if k >= steps:
+            break
+        before, now = seen[k - 1, j], seen[k, j]
+        rise = now >= high
+        bound = high if rise else low
+        time = k - 1 + max((bound - before) / (now - before), np.float32(0))
+        events[n] = (int(time * step_us) << (2 * PIXEL_BITS + 1)) | (pixel << 1) | int(rise)
+        n += 1
+        released = bound + (now - before) * refractory
+        if released > now if rise else released < now:  # not within this step
+            later = time + refractory
+            k = int(later) + 1
+            if k >= steps:
+                break
+            before, now = seen[k - 1, j], seen[k, j]
+            released = before + (now - before) * np.float32(later - (k - 1))
+        low, high = released - down, released + up
+    return n
+
+
+@njit(cache=True)
+def _noise(
+    height: int,
+    width: int,
+    rate_per_us: float,
+    duration_us: float,
+    key: np.uint64,
+    draw: int,
+    events: NDArray[np.int64],
+    n: int,
+) -> int:
+    """Append events without cause to events[:n]: a Poisson process over all pixels and both polarities."""
+    places = 2 * height * width
+    time_us = 0.0
+    while n < len(events):
+        time_us -= math.log(_uniform(key, draw)) / rate_per_us
+        if time_us >= duration_us:
+            break
+        place = min(int(_uniform(key, draw + 1) * places), places - 1)
+        row, column = place // 2 // width, place // 2 % width
+        pixel = (row << PIXEL_BITS) | column
+        events[n] = (int(time_us) << (2 * PIXEL_BITS + 1)) | (pixel << 1) | (place & 1)
+        n += 1
+        draw += 2
+    return n
 
 
 @njit(cache=True)
@@ -123,96 +208,62 @@ def run(
             once.
 
     Returns:
-        Packed events in the order of time, and where each image's begin, [R + 1].
+        Packed events in the order of time, and where each image's begin, [R + 1]; an image of more than
+        `EVENTS_PER_IMAGE` ends the work, and its end is -1.
     """
     height, width = on.shape
     images, h, w = level.shape
     steps = len(path)
-    low_x, high_x = math.floor(path[:, 0].min()), math.ceil(path[:, 0].max())
-    low_y, high_y = math.floor(path[:, 1].min()), math.ceil(path[:, 1].max())
-    # The canvas is dark but for the image; every pixel of the sensor finds what it looks at on it.
-    margin = (max(0, high_x), max(0, high_y))
-    canvas = np.zeros(
-        (margin[1] + max(height - low_y, h) + 2, margin[0] + max(width - low_x, w) + 2), np.float32
-    )
-    state = np.empty(width, np.float32)
-    seen = np.empty((steps, width), np.float32)
-    keys: NDArray[np.int64] = np.empty(max(1024, images * 4096), np.int64)
-    spare: NDArray[np.int64] = np.empty(1, np.int64)
-    offset = np.zeros(images + 1, np.int64)
     duration_us = (steps - 1) * step_us
-    n = 0
+    # The canvas is empty but for the image; whatever a pixel of the sensor looks at lies on it.
+    left_px, right_px = math.floor(path[:, 0].min()), math.ceil(path[:, 0].max())
+    top_px, bottom_px = math.floor(path[:, 1].min()), math.ceil(path[:, 1].max())
+    margin_x, margin_y = max(0, right_px) + 1, max(0, bottom_px) + 1
+    stride = margin_x + max(width - left_px, w) + 1
+    stride += -stride % LANES
+    lines = margin_y + max(height - top_px, h) + 2 + BAND
+    canvas = np.zeros(stride * lines, np.float32)
+    trace = np.empty((steps, BAND * stride), np.float32)
+    events, spare = np.empty(EVENTS_PER_IMAGE, np.int64), np.empty(EVENTS_PER_IMAGE, np.int64)
+    found: NDArray[np.int64] = np.empty(max(1024, images * 4096), np.int64)
+    offset = np.zeros(images + 1, np.int64)
     for image in range(images):
-        begin = n
         top, bottom, left, right = h, -1, w, -1
         for i in range(h):
             for j in range(w):
-                canvas[margin[1] + i, margin[0] + j] = level[image, i, j]
-                if abs(level[image, i, j]) > 1e-4:
+                value = level[image, i, j]
+                canvas[(margin_y + i) * stride + margin_x + j] = value
+                if abs(value) > NEGLIGIBLE:
                     top, bottom = min(top, i), max(bottom, i)
                     left, right = min(left, j), max(right, j)
         own = key + np.uint64(first_image + image) * FIRST_MULTIPLIER
-        from_x, to_x = max(0, left + low_x - 1), min(width, right + high_x + 2)
-        for row in range(max(0, top + low_y - 1), min(height, bottom + high_y + 2)):
-            state[:] = 0
-            _follow(canvas, row, from_x, to_x - from_x, margin, path, follow, state, seen)
-            for column in range(from_x, to_x):
-                j = column - from_x
-                up, down = on[row, column], off[row, column]
-                # When a recording begins, a pixel's last event lies anywhere between its thresholds.
-                reference = seen[0, j] + down - (up + down) * np.float32(_uniform(own, row * width + column))
-                released_us = 0.0
-                before = seen[0, j]
-                for k in range(1, steps):
-                    now = seen[k, j]
-                    if now - reference < up and reference - now < down and released_us <= 0.0:
-                        before = now
-                        continue
-                    start_us = (k - 1) * step_us
-                    if released_us > start_us:
-                        if released_us >= start_us + step_us:
-                            before = now
-                            continue
-                        reference = before + (now - before) * np.float32((released_us - start_us) / step_us)
-                    released_us = 0.0
-                    while True:
-                        if now - reference >= up:
-                            crossed, polarity = reference + up, 1
-                        elif reference - now >= down:
-                            crossed, polarity = reference - down, 0
-                        else:
-                            break
-                        share = (crossed - before) / (now - before)
-                        time_us = start_us + step_us * min(max(share, 0.0), 1.0)
-                        if n == len(keys):
-                            keys = _grown(keys, n)
-                        keys[n] = (
-                            (((int(time_us) << PIXEL_BITS) | row) << PIXEL_BITS) | column
-                        ) << 1 | polarity
-                        n += 1
-                        released_us = time_us + refractory_us
-                        if released_us >= start_us + step_us:
-                            break
-                        reference = before + (now - before) * np.float32((released_us - start_us) / step_us)
-                        released_us = 0.0
-                    before = now
+        n = 0
+        from_x, to_x = max(0, left + left_px), min(width, right + right_px + 1)
+        from_y, to_y = max(0, top + top_px), min(height, bottom + bottom_px + 1)
+        for band in range(from_y, to_y, BAND):
+            _follow(canvas, stride, (margin_y + band) * stride + margin_x, path, np.float32(follow), trace)
+            for row in range(band, min(band + BAND, to_y)):
+                for column in range(from_x, to_x):
+                    j = (row - band) * stride + column
+                    up, down = on[row, column], off[row, column]
+                    # When a recording begins, a pixel's last event lies anywhere between its thresholds.
+                    place = np.float32(_uniform(own, row * width + column))
+                    low = trace[0, j] - (up + down) * place
+                    pixel = (row << PIXEL_BITS) | column
+                    n = _fire(trace, j, pixel, low, up, down, step_us, refractory_us, events, n)
         if noise_per_us > 0:
-            draw = height * width
-            time_us = -math.log(_uniform(own, draw)) / noise_per_us
-            while time_us < duration_us:
-                place = int(_uniform(own, draw + 1) * 2 * height * width) % (2 * height * width)
-                row, column = place // 2 // width, place // 2 % width
-                if n == len(keys):
-                    keys = _grown(keys, n)
-                keys[n] = ((((int(time_us) << PIXEL_BITS) | row) << PIXEL_BITS) | column) << 1 | place & 1
-                n += 1
-                draw += 2
-                time_us -= math.log(_uniform(own, draw)) / noise_per_us
-        if n - begin > len(spare):
-            spare = np.empty(2 * (n - begin), np.int64)
-        _sort(keys, spare, begin, n, int(duration_us) + 1)
-        offset[image + 1] = n
-    return keys[:n], offset
+            n = _noise(height, width, noise_per_us, duration_us, own, height * width, events, n)
+        if n == EVENTS_PER_IMAGE:
+            offset[image + 1] = -1
+            break
+        begin = offset[image]
+        if begin + n > len(found):
+            larger = np.empty(2 * (begin + n), np.int64)
+            larger[:begin] = found[:begin]
+            found = larger
+        _sort(events, spare, found[begin:], n, int(duration_us) + 1)
+        offset[image + 1] = begin + n
+    return found[: offset[images]], offset
 
 
 @njit(cache=True)
