@@ -386,8 +386,8 @@ class RadioProfile:
     def charged_bits(self, uses: Tensor, radiated: Tensor) -> Tensor:
         """Return the bits [...] to charge the sender `tx_joules_per_bit` for.
 
-        `uses` [...] are the coded bits sent and `radiated` [...] their energy in units of the mean Es: equal to
-        `uses` if antipodal, twice the number of ones if on-off (`energy` in `defiance.radio.channels`).
+        `uses` [...] are the coded bits sent and `radiated` [...] their energy in units of the mean Es, as
+        `energy` in `defiance.radio.channels` says: `uses` if antipodal, twice the number of ones if on-off.
         """
         return self.silent_share * uses + (1 - self.silent_share) * radiated
 

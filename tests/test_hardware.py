@@ -6,12 +6,20 @@ import pytest
 import torch
 
 from defiance.hardware import (
+    ARITHMETIC_45_NM,
     BACKHAUL,
     BACKHAUL_AVERAGE_J_PER_BIT,
     BASE_STATIONS,
+    BLE,
+    CORTEX_M4,
     DEVICE_NPU,
     FULL_LOAD_CELL_W,
+    LOIHI,
+    NB_IOT,
+    NR,
+    RADIOS,
     SERVER_CPU,
+    SPIKES_45_NM,
     STATION_SOC,
     UE_COMMAND,
     UE_DOWNLOAD,
@@ -22,7 +30,7 @@ from defiance.hardware import (
 )
 
 
-@pytest.mark.parametrize("profile", [SERVER_CPU, STATION_SOC, DEVICE_NPU])
+@pytest.mark.parametrize("profile", [SERVER_CPU, STATION_SOC, DEVICE_NPU, ARITHMETIC_45_NM, CORTEX_M4])
 def test_compute_ranges(profile) -> None:
     assert profile.joules_per_operation_low < profile.joules_per_operation < profile.joules_per_operation_high
     assert profile.watts_per_core_low < profile.watts_per_core < profile.watts_per_core_high
@@ -87,3 +95,31 @@ def test_power_grows_with_load_and_never_beyond_packed_slots_saving(slot_fill: f
     power_w = power.power_w(load)
     assert bool((power_w.diff() > 0).all())
     assert bool((power_w >= base_station_power_w(load) - 1e-9).all())
+
+
+@pytest.mark.parametrize("profile", [LOIHI, SPIKES_45_NM])
+def test_spiking_ranges(profile) -> None:
+    for what in ("joules_per_synaptic_operation", "joules_per_update"):
+        low, centre, high = (getattr(profile, what + end) for end in ("_low", "", "_high"))
+        assert 0 < low < centre < high
+    assert profile.source
+
+
+@pytest.mark.parametrize("radio", RADIOS.values(), ids=lambda radio: radio.name)
+def test_radio_ranges(radio) -> None:
+    for what in ("tx_joules_per_bit", "rx_joules_per_bit"):
+        low, centre, high = (getattr(radio, what + end) for end in ("_low", "", "_high"))
+        assert 0 < low < centre < high
+    assert 0 <= radio.silent_share <= 1 and radio.source
+
+
+def test_device_and_air_by_hand() -> None:
+    assert ARITHMETIC_45_NM.joules_per_operation == pytest.approx(2.3e-12)
+    assert CORTEX_M4.joules_per_operation == pytest.approx(9.6e-3 / 64e6)  # 150 pJ
+    assert BLE.tx_joules_per_bit == pytest.approx(14.4e-9)
+    assert 600 < BLE.tx_joules_per_bit / LOIHI.joules_per_synaptic_operation < 620
+    # one resource block carries 288 bits; 475 units of 1.76 mW for 0.5 ms, shared by four of them
+    assert NR.tx_joules_per_bit * 4 * 288 == pytest.approx(475 * 0.794 / 450 * 0.5e-3, rel=1e-3)
+    assert NB_IOT.tx_joules_per_bit * 288 == pytest.approx(0.792e-3)
+    # 448 W x (90 - 50)/200 for a slot of 51 blocks
+    assert NR.rx_joules_per_bit * 51 * 288 == pytest.approx(89.6 * 0.5e-3)

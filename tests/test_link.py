@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from defiance.errors import DefianceError
+from defiance.hardware import BLE
 from defiance.kpm import bits_by_purpose
 from defiance.link import (
     PURPOSES,
@@ -25,6 +26,8 @@ from defiance.link import (
     loss_from_sinr,
     send,
 )
+from defiance.radio.channels import BinarySymmetric
+from defiance.radio.links import ChannelLink
 from defiance.seeding import Stream, stream
 
 RNG = stream(3, "link")
@@ -34,6 +37,7 @@ LINKS: list[Any] = [
     pytest.param(LossyLink(0.05, loss_probability=0.3, tx_energy_j_per_bit=1e-6), 0.05, id="lossy"),
     pytest.param(BackhaulLink(20_000.0, 0.02, energy_j_per_bit=1e-8), 0.02, id="backhaul"),
     pytest.param(BackhaulLink(1e12, 0.0, header_bits=0), 0.0, id="fast-backhaul"),
+    pytest.param(ChannelLink(BinarySymmetric(), 7.0, replace(BLE, bits_per_s=20_000.0)), 0.0, id="channel"),
 ]
 
 

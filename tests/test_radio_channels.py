@@ -20,7 +20,7 @@ from defiance.radio.channels import (
 )
 from defiance.seeding import stream
 
-BITS = 200_000
+BITS = 100_000
 BINARY = [
     BinarySymmetric(),
     BinarySymmetric("on-off"),
@@ -55,7 +55,7 @@ def test_the_papers_crossovers(ebn0_db: float, crossover: float) -> None:
 @pytest.mark.parametrize("ebn0_db", [-4.0, 2.0, 6.0])
 @pytest.mark.parametrize("channel", BINARY, ids=str)
 def test_bit_error_rate_equals_the_closed_form(channel, ebn0_db: float, rate: float) -> None:
-    sent = random_bits(BITS // 4 if isinstance(channel, Antipodal) else BITS // 100, 100)
+    sent = random_bits(BITS // 5 if isinstance(channel, Antipodal) else BITS // 20, 20)
     received = channel(sent, ebn0_db, stream(2, "noise").generator(), rate=rate)
     wrong = (received > 0.5) != (sent > 0.5)
     if isinstance(channel, ZChannel):
@@ -133,7 +133,7 @@ def test_probabilities_sum_to_one_and_sum_over_what_was_sent(channel, one, ebn0_
 @pytest.mark.parametrize("channel", BINARY, ids=str)
 def test_log_likelihood_ratios_mean_what_they_say(channel) -> None:
     """Of all values whose ratio is near L, a share 1/(1 + exp(-L)) were ones."""
-    sent = random_bits(20_000, 10)
+    sent = random_bits(10_000, 10)
     received = channel(sent, 0.0, stream(3, "x").generator(), rate=0.5)
     llr = channel.llr(received, 0.0, rate=0.5)
     assert llr.shape == sent.shape and llr.abs().max().item() <= LLR_LIMIT

@@ -233,14 +233,14 @@ class NrUma(_Ofdm):
         return coefficients[:, 0, 0, 0, 0], delay_s[:, 0, 0]
 
     def ber(self, ebn0_db: Tensor | float, *, rate: float = 1.0) -> Tensor:
-        """Return the mean of Q(sqrt(2 Es/N0 |h|^2)) over the same 2,000 links, in the shape of `ebn0_db`."""
+        """Return the mean of Q(sqrt(2 Es/N0 |h|^2)) over the same 1,000 links, in the shape of `ebn0_db`."""
         return q_function((2 * snr(ebn0_db, rate)[..., None] * _sampled_power(self)).sqrt()).mean(-1)
 
 
 @lru_cache
 def _sampled_power(channel: NrUma) -> Tensor:
     """|h|^2 of many links' resource elements, [links x subcarriers]."""
-    return channel.power(2000, 1, stream(0, "radio", "uma").generator()).flatten()
+    return channel.power(1000, 1, stream(0, "radio", "uma").generator()).flatten()
 
 
 @dataclass(frozen=True)
