@@ -15,7 +15,7 @@ Computation 2018), a Bernoulli draw passes its gradient straight through to its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -212,9 +212,9 @@ def srm0(drive: Tensor, feedback: Tensor, fire: Callable[[Tensor], Tensor]) -> t
     return torch.stack(potentials, 1), torch.stack(spiked, 1)
 
 
-def srm0_potential(drive: Tensor, past: list[Tensor], feedback: Tensor) -> Tensor:
+def srm0_potential(drive: Tensor, past: Sequence[Tensor], feedback: Tensor) -> Tensor:
     """Return u_t, [B, N], from its drive [B, N], past spikes [B, N] in order of time, and eta [lags, N]."""
-    recent = past[: -len(feedback) - 1 : -1]
+    recent = tuple(past[: -len(feedback) - 1 : -1])
     if not recent:
         return drive
     return drive + torch.einsum("tbn,tn->bn", torch.stack(recent), feedback[: len(recent)])
