@@ -4,11 +4,14 @@ from defiance.codecs.events.digits import data_folder, digit_images, digits, mni
 from defiance.codecs.events.formats import Report, read
 from defiance.codecs.events.recordings import Recordings, frames
 from defiance.codecs.events.sensor import SensorConfig, saccades, simulate, translation
+from defiance.codecs.events.validation import Agreement, agreement
 
 __all__ = [
+    "Agreement",
     "Recordings",
     "Report",
     "SensorConfig",
+    "agreement",
     "data_folder",
     "digit_images",
     "digits",

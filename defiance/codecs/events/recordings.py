@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 
 from defiance.errors import DefianceError
-
-FRAME_BYTES_AT_ONCE = 1 << 27
-"""Counters of `frames` that are held in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,9 @@ class Recordings:
                 )
         if self.polarity.max() > 1:
             raise DefianceError("recordings: a polarity must be 0 or 1")
-        step = self.time_us.diff()
-        step[self.offset[(self.offset > 0) & (self.offset < events)] - 1] = 0
-        if self.time_us.min() < 0 or bool((step < 0).any()):
+        backward = self.time_us[1:] < self.time_us[:-1]
+        backward[self.offset[(self.offset > 0) & (self.offset < events)] - 1] = False
+        if self.time_us[self.offset[:-1][self.counts > 0]].min() < 0 or bool(backward.any()):
             raise DefianceError("recordings: times must start at 0 or later and never run backwards")
 
     def __len__(self) -> int:
@@ -151,22 +151,42 @@ def frames(
             f"frames: a crop of {rows} rows and {columns} columns does not fit in a sensor of "
             f"{recordings.height} x {recordings.width}"
         )
-    shape = (steps, 2, rows, columns)
-    per_recording = steps * 2 * rows * columns
-    binned = torch.empty(len(recordings), *shape, dtype=torch.uint8)
-    at_once = max(1, FRAME_BYTES_AT_ONCE // (8 * per_recording))
-    for first in range(0, len(recordings), at_once):
-        count = min(at_once, len(recordings) - first)
-        begin, end = int(recordings.offset[first]), int(recordings.offset[first + count])
-        owner = torch.arange(count).repeat_interleave(recordings.counts[first : first + count])
-        x = recordings.x[begin:end].long() - (recordings.width - columns) // 2
-        y = recordings.y[begin:end].long() - (recordings.height - rows) // 2
-        step = recordings.time_us[begin:end] * steps // duration_us
-        place = (((owner * steps + step) * 2 + recordings.polarity[begin:end]) * rows + y) * columns + x
-        kept = (step < steps) & (x >= 0) & (x < columns) & (y >= 0) & (y < rows)
-        counted = torch.bincount(place[kept], minlength=count * per_recording)
-        binned[first : first + count] = counted.clamp_(max=255).view(count, *shape)
+    binned = torch.zeros(len(recordings), steps, 2, rows, columns, dtype=torch.uint8)
+    _count(
+        recordings.x.numpy(),
+        recordings.y.numpy(),
+        recordings.polarity.numpy(),
+        recordings.time_us.numpy(),
+        recordings.offset.numpy(),
+        duration_us,
+        (recordings.height - rows) // 2,
+        (recordings.width - columns) // 2,
+        binned.numpy(),
+    )
     return binned
+
+
+@njit(cache=True)
+def _count(
+    x: NDArray[np.int16],
+    y: NDArray[np.int16],
+    polarity: NDArray[np.uint8],
+    time_us: NDArray[np.int64],
+    offset: NDArray[np.int64],
+    duration_us: int,
+    top: int,
+    left: int,
+    binned: NDArray[np.uint8],
+) -> None:
+    """Count events into binned [R, T, 2, H, W], whose first pixel is the sensor's (top, left)."""
+    recordings, steps, _, rows, columns = binned.shape
+    for r in range(recordings):
+        for i in range(offset[r], offset[r + 1]):
+            row, column = y[i] - top, x[i] - left
+            step = time_us[i] * steps // duration_us
+            if 0 <= row < rows and 0 <= column < columns and step < steps:
+                if binned[r, step, polarity[i], row, column] < 255:
+                    binned[r, step, polarity[i], row, column] += 1
 
 
 def _offsets(counts: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
 """An event camera that looks at images which move in front of it.
 
 ```
- image ─▶ screen ─▶ optics ─▶ photoreceptor ─▶ comparator of each pixel ─▶ events, ordered in time
-        brightness   blur    log, low-pass     thresholds, refractory time
-        1 + c I
+ image ─▶ screen ─▶ optics ─▶ pixels ─▶ events, ordered in time
+           1 + c I    blur     log, thresholds, refractory time
 ```
 
 A pixel remembers the log brightness at its last event and fires when the present one differs by a threshold;
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.special import ndtr
 from torch import Tensor
@@ -27,45 +27,45 @@ from defiance.codecs.events.recordings import Recordings
 from defiance.errors import DefianceError
 from defiance.seeding import Stream
 
-STEP_US = 2000
+STEP_US = 4000
 """Between two places of a path."""
 
 IMAGES_AT_ONCE = 1000
 
 SACCADE_KNOT_US = 10_000
 SACCADES_PX = (
-    (0.40, 0.91),
-    (0.39, 0.98),
-    (0.33, 1.32),
-    (0.25, 2.06),
-    (0.23, 3.20),
-    (0.34, 4.49),
-    (0.87, 5.57),
-    (1.49, 6.24),
-    (1.83, 6.46),
-    (1.93, 6.49),
-    (2.03, 6.44),
-    (2.17, 6.37),
-    (2.40, 6.35),
-    (2.91, 6.12),
-    (3.61, 5.39),
-    (4.19, 4.35),
-    (4.45, 3.26),
-    (4.80, 2.25),
-    (5.12, 1.70),
-    (5.29, 1.54),
-    (5.47, 1.54),
-    (5.71, 1.55),
-    (5.84, 1.51),
-    (5.78, 1.50),
-    (5.03, 1.52),
-    (4.07, 1.51),
-    (3.04, 1.47),
-    (2.07, 1.39),
-    (1.42, 1.28),
-    (0.95, 1.25),
-    (0.74, 1.27),
-    (0.72, 1.27),
+    (0.54, 1.23),
+    (0.52, 1.30),
+    (0.46, 1.63),
+    (0.39, 2.34),
+    (0.37, 3.44),
+    (0.47, 4.70),
+    (1.00, 5.74),
+    (1.61, 6.39),
+    (1.95, 6.60),
+    (2.04, 6.63),
+    (2.13, 6.58),
+    (2.28, 6.51),
+    (2.51, 6.48),
+    (3.00, 6.23),
+    (3.70, 5.46),
+    (4.27, 4.34),
+    (4.52, 3.17),
+    (4.87, 2.09),
+    (5.18, 1.50),
+    (5.36, 1.33),
+    (5.53, 1.32),
+    (5.77, 1.33),
+    (5.90, 1.30),
+    (5.84, 1.29),
+    (5.03, 1.30),
+    (3.99, 1.30),
+    (2.89, 1.25),
+    (1.84, 1.17),
+    (1.15, 1.06),
+    (0.64, 1.02),
+    (0.41, 1.04),
+    (0.39, 1.05),
 )
 """N-MNIST: where the image's upper left pixel lies on the sensor (x, y) every `SACCADE_KNOT_US`."""
 
@@ -80,7 +80,7 @@ class SensorConfig:
     width: int = field(default=34, metadata={"min": 1, "max": 1023, "unit": "px", "help": "columns"})
     height: int = field(default=34, metadata={"min": 1, "max": 1023, "unit": "px", "help": "rows"})
     contrast: float = field(
-        default=-0.65,
+        default=-0.69,
         metadata={
             "min": -0.99,
             "max": 1000.0,
@@ -88,33 +88,35 @@ class SensorConfig:
         },
     )
     blur_px: float = field(
-        default=0.5,
+        default=0.52,
         metadata={"min": 0.05, "max": 10.0, "unit": "px", "help": "deviation of the optics' Gaussian"},
     )
     threshold: float = field(
-        default=0.13, metadata={"min": 0.01, "max": 10.0, "help": "change of log brightness that is an event"}
+        default=0.158,
+        metadata={"min": 0.01, "max": 10.0, "help": "change of log brightness that is an event"},
     )
     mismatch: float = field(
         default=0.03,
         metadata={"min": 0.0, "max": 1.0, "help": "relative deviation of thresholds among pixels"},
     )
-    time_constant_us: float = field(
-        default=2000.0, metadata={"min": 0.0, "max": 1e6, "unit": "us", "help": "photoreceptor's low-pass"}
-    )
     refractory_us: float = field(
-        default=200.0, metadata={"min": 0.0, "max": 1e6, "unit": "us", "help": "blind after an event"}
+        default=50.0, metadata={"min": 0.0, "max": 1e6, "unit": "us", "help": "blind after an event"}
     )
     noise_hz: float = field(
-        default=0.25,
+        default=0.36,
         metadata={"min": 0.0, "max": 1e4, "unit": "Hz", "help": "events without cause, per pixel"},
     )
 
 
 def saccades() -> Tensor:
     """Return the path of N-MNIST's three saccades, measured on half of its recordings: float64 [K, 2]."""
-    knots = np.array(SACCADES_PX)
-    time_us = np.arange(len(knots)) * SACCADE_KNOT_US
-    place = PchipInterpolator(time_us, knots)(np.arange(0, time_us[-1] + 1, STEP_US))
+    return saccade_path(np.array(SACCADES_PX))
+
+
+def saccade_path(knots_px: NDArray[np.float64]) -> Tensor:
+    """Return a smooth path through places that lie `SACCADE_KNOT_US` apart, [knots, 2]: float64 [K, 2]."""
+    time_us = np.arange(len(knots_px)) * SACCADE_KNOT_US
+    place = PchipInterpolator(time_us, knots_px)(np.arange(0, time_us[-1] + 1, STEP_US))
     return torch.from_numpy(place)
 
 
@@ -173,42 +175,39 @@ def simulate(
     margin = (len(rows) - images.shape[1]) // 2
     deviate = stream.child("pixels").numpy().standard_normal((2, config.height, config.width))
     threshold = (config.threshold * np.exp(config.mismatch * deviate)).astype(np.float32)
-    follow = -math.expm1(-STEP_US / config.time_constant_us) if config.time_constant_us else 1.0
     key = stream.child("noise").numpy().integers(2**64, dtype=np.uint64)
 
-    parts = []
-    for first in range(0, max(1, len(images)), IMAGES_AT_ONCE):
-        ink_at_once = ink[first : first + IMAGES_AT_ONCE]
-        level = torch.log1p(config.contrast * (rows @ ink_at_once @ columns.T))
+    packed, begins = [], [torch.zeros(1, dtype=torch.int64)]
+    for first in range(0, len(images), IMAGES_AT_ONCE):
+        level = torch.log1p(config.contrast * (rows @ ink[first : first + IMAGES_AT_ONCE] @ columns.T))
         keys, offset = kernel.run(
             level.numpy(),
             path - margin,
             float(STEP_US),
             threshold[0],
             threshold[1],
-            follow,
             config.refractory_us,
             config.noise_hz * config.width * config.height / 1e6,
             key,
             first,
         )
-        n = len(keys)
-        x, y = torch.empty(n, dtype=torch.int16), torch.empty(n, dtype=torch.int16)
-        polarity, time_us = torch.empty(n, dtype=torch.uint8), torch.empty(n, dtype=torch.int64)
-        kernel.unpack(keys, x.numpy(), y.numpy(), polarity.numpy(), time_us.numpy())
-        parts.append(
-            Recordings(
-                x,
-                y,
-                polarity,
-                time_us,
-                torch.from_numpy(offset),
-                labels[first : first + IMAGES_AT_ONCE],
-                config.width,
-                config.height,
+        if (offset < 0).any():
+            raise DefianceError(
+                f"simulate: an image gives {kernel.EVENTS_PER_IMAGE} events or more; raise `threshold` or "
+                "`refractory_us`, or lower `noise_hz`"
             )
-        )
-    return Recordings.concatenate(parts)
+        packed.append(keys)
+        begins.append(begins[-1][-1] + torch.from_numpy(offset[1:]))
+    offsets = torch.cat(begins)
+    events = int(offsets[-1])
+    x, y = torch.empty(events, dtype=torch.int16), torch.empty(events, dtype=torch.int16)
+    polarity, time_us = torch.empty(events, dtype=torch.uint8), torch.empty(events, dtype=torch.int64)
+    begin = 0
+    for keys in packed:
+        part = slice(begin, begin + len(keys))
+        kernel.unpack(keys, x[part].numpy(), y[part].numpy(), polarity[part].numpy(), time_us[part].numpy())
+        begin += len(keys)
+    return Recordings(x, y, polarity, time_us, offsets, labels, config.width, config.height)
 
 
 def _optics(pixels: int, blur_px: float) -> Tensor:
