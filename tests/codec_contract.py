@@ -14,7 +14,7 @@ def bars(recordings: int, seed: int = 0) -> Samples:
     """Return recordings of a bar: its direction and half of the sensor are the class; noise around it."""
     generator = stream(seed, "bars").generator()
     labels = torch.randint(CLASSES, (recordings,), generator=generator)
-    frames = torch.rand(recordings, STEPS, 2, SIZE, SIZE, generator=generator) < 0.02
+    frames = torch.rand(recordings, STEPS, 2, SIZE, SIZE, generator=generator) < 0.005
     for row, label in enumerate(labels.tolist()):
         start = int(torch.randint(2, (), generator=generator)) + (6 if label % 2 else 0)
         for step in range(STEPS):

@@ -38,8 +38,8 @@ SMALL_BLOCK = """
 """
 """Basis sequences of the (32, k) code, TS 38.212 table 5.3.3.3-1: a row per coded bit, M_0 first."""
 
-SMALL_BLOCK_BITS = 11
 LDPC_BITS = 12
+"""Information bits of the shortest block; fewer are small blocks."""
 LDPC_LOWEST_RATE = 5
 """Coded bits per information bit of the lowest rate; what is left of the uses repeats them."""
 
@@ -79,25 +79,27 @@ class Protection:
         if not 1 <= self.bits < self.uses:
             raise DefianceError(f"protection: {self.bits} bits do not fit in {self.uses} channel uses")
         if self.bits >= LDPC_BITS:
-            self._ldpc()
+            _ = self.code  # refuses rates that LDPC does not have
 
     def encode(self, bits: Tensor) -> Tensor:
         """Return float [B, n] of float [B, k], zeros and ones."""
-        if self.bits <= SMALL_BLOCK_BITS:
+        if self.bits < LDPC_BITS:
             return repeat(bits @ _basis(self.bits) % 2, self.uses)
-        return repeat(self._ldpc().encode(bits), self.uses)
+        return repeat(self.code.encode(bits), self.uses)
 
     def decode(self, received: Tensor) -> Tensor:
         """Return float [B, k], zeros and ones, of received bits [B, n], hard or soft (0 and 1 plus noise)."""
-        if self.bits <= SMALL_BLOCK_BITS:
+        if self.bits < LDPC_BITS:
             words = _words(self.bits)
             sent = 2 * repeat(words @ _basis(self.bits) % 2, self.uses) - 1
             return words[((2 * received - 1) @ sent.T).argmax(1)]
-        code = self._ldpc()
+        code = self.code
         repeats = self.uses / code.n
         return code.decode(average(2 * received - 1, code.n) * (repeats * self._certainty()))
 
-    def _ldpc(self) -> Ldpc:
+    @property
+    def code(self) -> Ldpc:
+        """The LDPC code, if k is that large."""
         return Ldpc(self.bits, min(self.uses, LDPC_LOWEST_RATE * self.bits))
 
     def _certainty(self) -> float:
