@@ -75,10 +75,10 @@ class Config:
         default=("central",), metadata={"help": "regimes that are judged on the smooth map, too"}
     )
     training_seeds: int = field(
-        default=3, metadata={"min": 1, "max": 100, "help": "models of every regime on the device"}
+        default=3, metadata={"min": 1, "max": 100, "help": "models of a placement and regime"}
     )
     station_training_seeds: int = field(
-        default=1, metadata={"min": 1, "max": 100, "help": "models of every regime at the station"}
+        default=1, metadata={"min": 1, "max": 100, "help": "the same, for local and federated at the station"}
     )
     users: int = field(default=100, metadata={"min": 2, "max": 2000, "help": "users per test world"})
     test_s: float = field(default=120.0, metadata={"min": 5.0, "unit": "s", "help": "time per test world"})
@@ -175,7 +175,11 @@ def kinds(config: Config, map_: str) -> list[tuple[str, str, int]]:
         (placement, regime, seed)
         for placement in (config.smooth_placements if smooth else config.placements)
         for regime in (config.smooth_regimes if smooth else config.regimes)
-        for seed in range(config.training_seeds if placement == "device" else config.station_training_seeds)
+        for seed in range(
+            config.station_training_seeds
+            if placement == "station" and regime != "central"
+            else config.training_seeds
+        )
     ]
 
 
