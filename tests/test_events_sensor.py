@@ -226,6 +226,12 @@ def test_what_cannot_be_recorded_is_refused(
         simulate(images, path, config, stream(1, "a"))
 
 
+def test_numbers_that_no_camera_has_are_refused() -> None:
+    for name, value in (("contrast", -1.0), ("threshold", 0.0), ("blur_px", math.nan), ("width", 2000)):
+        with pytest.raises(DefianceError, match=f"sensor: {name} must lie between"):
+            replace(QUIET, **{name: value})
+
+
 def test_the_paths_are_as_described() -> None:
     path = saccades()
     assert path.shape == (78, 2)  # 308 ms

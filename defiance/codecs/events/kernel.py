@@ -9,11 +9,13 @@ from numba import njit
 from numpy.typing import NDArray
 
 PIXEL_BITS = 10  # an event is packed as time | y | x | polarity, so that sorting the numbers sorts by time
-DIGIT_BITS = 11  # of the radix sort
+DIGIT_BITS = 10  # of the radix sort
 BAND = 4  # rows that are followed at once
 LANES = 8  # a row's length is a multiple of it, so that no pixel is left over by vector instructions
-NEGLIGIBLE = 1e-3  # log brightness that no pixel notices
+BRIGHTEST = 3e38  # beyond any threshold
+NEGLIGIBLE = 1e-2  # log brightness that no pixel notices
 NOISE_INCREASES = 0.9  # share: leaking pixels see it get brighter; measured at the border of N-MNIST
+EVENTS_EXPECTED = 8192  # of an image; room for more is made when they come
 EVENTS_PER_IMAGE = 1 << 20
 """A recording that reaches it is refused."""
 
@@ -61,6 +63,37 @@ def _sort(
         source = target
 
 
+@njit(cache=True, fastmath=True)
+def _show(
+    image: NDArray[np.float32],
+    canvas: NDArray[np.float32],
+    stride: int,
+    first: int,
+    strongest: NDArray[np.float32],
+) -> tuple[int, int, int, int]:
+    """Put an image [h, w] on the flat canvas; return the rows and columns between which there is something.
+
+    `strongest` [w] is overwritten.
+    """
+    h, w = image.shape
+    top, bottom, left, right = h, -1, w, -1
+    strongest[:] = 0
+    for i in range(h):
+        at = first + i * stride
+        line = np.float32(0)
+        for j in range(w):
+            value = image[i, j]
+            canvas[at + j] = value
+            strongest[j] = max(strongest[j], abs(value))
+            line = max(line, abs(value))
+        if line > NEGLIGIBLE:
+            top, bottom = min(top, i), i
+    for j in range(w):
+        if strongest[j] > NEGLIGIBLE:
+            left, right = min(left, j), j
+    return top, bottom, left, right
+
+
 @njit(cache=True, fastmath=True, error_model="numpy")
 def _look(
     canvas: NDArray[np.float32],
@@ -89,7 +122,7 @@ def _look(
             now[j] = w00 * c00[j] + w01 * c01[j] + w10 * c10[j] + w11 * c11[j]
 
 
-@njit(cache=True, fastmath=True, error_model="numpy")
+@njit(cache=True, error_model="numpy")
 def _fire(
     seen: NDArray[np.float32],
     j: int,
@@ -105,7 +138,7 @@ def _fire(
     """Compare what one pixel sees, seen[:, j], with its thresholds; append its events to events[:n].
 
     Args:
-        seen: log brightness, [K, ...].
+        seen: log brightness, [K + 1, ...], of which the last ends the search.
         j: the pixel's place in it.
         pixel: its row and column, packed.
         low: where the pixel would fire for the first time, when it gets darker.
@@ -119,12 +152,12 @@ def _fire(
     Returns:
         How many there are now; never more than fit.
     """
-    steps = len(seen)
+    steps = len(seen) - 1
     refractory = np.float32(refractory_us / step_us)
     high = low + up + down
     k = 1
     while n < len(events):
-        while k < steps and low < seen[k, j] < high:
+        while (low < seen[k, j]) & (seen[k, j] < high):
             k += 1
         if k >= steps:
             break
@@ -135,7 +168,7 @@ def _fire(
         events[n] = (int(time * step_us) << (2 * PIXEL_BITS + 1)) | (pixel << 1) | int(rise)
         n += 1
         released = bound + (now - before) * refractory
-        if released > now if rise else released < now:  # not within this step
+        if (released > now) == rise:  # not within this step
             later = time + refractory
             k = int(later) + 1
             if k >= steps:
@@ -163,12 +196,13 @@ def _noise(
         time_us -= math.log(_uniform(key, draw)) / rate_per_us
         if time_us >= duration_us:
             break
-        place = min(int(_uniform(key, draw + 1) * height * width), height * width - 1)
-        pixel = ((place // width) << PIXEL_BITS) | (place % width)
-        increase = int(_uniform(key, draw + 2) < NOISE_INCREASES)
+        row = int((1.0 - _uniform(key, draw + 1)) * height)
+        column = int((1.0 - _uniform(key, draw + 2)) * width)
+        pixel = (row << PIXEL_BITS) | column
+        increase = int(_uniform(key, draw + 3) < NOISE_INCREASES)
         events[n] = (int(time_us) << (2 * PIXEL_BITS + 1)) | (pixel << 1) | increase
         n += 1
-        draw += 3
+        draw += 4
     return n
 
 
@@ -214,19 +248,15 @@ def run(
     stride += -stride % LANES
     lines = margin_y + max(height - top_px, h) + 2 + BAND
     canvas = np.zeros(stride * lines, np.float32)
-    trace = np.empty((steps, BAND * stride), np.float32)
+    trace = np.full((steps + 1, BAND * stride), np.float32(BRIGHTEST))
     events, spare = np.empty(EVENTS_PER_IMAGE, np.int64), np.empty(EVENTS_PER_IMAGE, np.int64)
-    found: NDArray[np.int64] = np.empty(max(1024, images * 4096), np.int64)
+    found: NDArray[np.int64] = np.empty(max(1024, images * EVENTS_EXPECTED), np.int64)
+    strongest = np.empty(w, np.float32)
     offset = np.zeros(images + 1, np.int64)
     for image in range(images):
-        top, bottom, left, right = h, -1, w, -1
-        for i in range(h):
-            for j in range(w):
-                value = level[image, i, j]
-                canvas[(margin_y + i) * stride + margin_x + j] = value
-                if abs(value) > NEGLIGIBLE:
-                    top, bottom = min(top, i), max(bottom, i)
-                    left, right = min(left, j), max(right, j)
+        top, bottom, left, right = _show(
+            level[image], canvas, stride, margin_y * stride + margin_x, strongest
+        )
         own = key + np.uint64(first_image + image) * FIRST_MULTIPLIER
         n = 0
         from_x, to_x = max(0, left + left_px), min(width, right + right_px + 1)
