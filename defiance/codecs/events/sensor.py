@@ -186,8 +186,8 @@ def simulate(
     brightest = 255 if images.dtype == torch.uint8 else 1
     packed, begins = [], [torch.zeros(1, dtype=torch.int64)]
     for first in range(0, len(images), IMAGES_AT_ONCE):
-        ink = images[first : first + IMAGES_AT_ONCE].float()
-        level = torch.log1p(config.contrast / brightest * (rows @ ink @ columns.T))
+        ink = images[first : first + IMAGES_AT_ONCE].float() / brightest
+        level = torch.log1p(config.contrast * (rows @ ink @ columns.T))
         keys, offset = kernel.run(
             level.numpy(),
             path - margin,
