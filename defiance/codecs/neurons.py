@@ -25,7 +25,7 @@ from numba import njit
 from torch import Tensor
 from torch.nn import functional
 
-SURROGATE_SLOPE = 5.0
+SURROGATE_SLOPE = 2.0
 Floats = npt.NDArray[np.float32]
 
 
