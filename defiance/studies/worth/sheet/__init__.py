@@ -156,7 +156,8 @@ def _where(results: Results, cells: list[Cell]) -> str:
     counts = {kind: chosen.count(kind) for kind in dict.fromkeys(chosen)}
     places = {"device": "on the device", "station": "at the base station"}
     parts = [f"{regime} training {places[placement]} in {n}" for (placement, regime), n in counts.items()]
-    text = f"Of {len(chosen)} scenarios, validation chose {' and '.join(parts)}."
+    listed = ", ".join(parts[:-1]) + (" and " if parts[1:] else "") + parts[-1]
+    text = f"Of {len(chosen)} scenarios, validation chose {listed}."
     over = sum(not results.comparable(k, s, c) for k, (s, c) in zip(chosen, cells, strict=True))
     return text + (f" In {over} of them no learned function keeps to the rule's handovers." if over else "")
 
