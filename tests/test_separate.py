@@ -2,10 +2,8 @@
 
 import hashlib
 import math
-import os
 from functools import cache
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +16,9 @@ from torch import Tensor
 from defiance.codecs.codec import NOISELESS_DB, Training, evaluate, train
 from defiance.codecs.conventional import Shape
 from defiance.codecs.entropy import LEVEL_BITS, Level, MapCoder, MapCoderConfig
-from defiance.codecs.events import Recordings
+from defiance.codecs.events import data_folder
 from defiance.codecs.events import frames as binned
+from defiance.codecs.events.formats import read
 from defiance.codecs.separate import (
     LDPC_BITS,
     Label,
@@ -40,7 +39,7 @@ from defiance.radio.channels import Antipodal, Awgn, BinarySymmetric
 from defiance.seeding import stream
 
 DRAWS = stream(11, "separate")
-NMNIST = Path(os.environ.get("DEFIANCE_DATA", "../shared/data")) / "nmnist/nmnist_train1000.npz"
+NMNIST = data_folder() / "nmnist/nmnist_train1000.npz"
 
 
 def random_bits(*shape: int, seed: int = 0) -> Tensor:
@@ -190,18 +189,7 @@ class TestMapCoder:
 
     @pytest.mark.skipif(not NMNIST.exists(), reason=f"no data: {NMNIST}")
     def test_real_recordings(self) -> None:
-        with np.load(NMNIST, allow_pickle=False) as file:
-            events = int(file["offset"][200])
-            recordings = Recordings(
-                torch.from_numpy(file["x"][:events].astype(np.int16)),
-                torch.from_numpy(file["y"][:events].astype(np.int16)),
-                1 - torch.from_numpy(file["p"][:events]),
-                torch.from_numpy(file["t"][:events].astype(np.int64)),
-                torch.from_numpy(file["offset"][:201].astype(np.int64)),
-                torch.from_numpy(file["label"][:200].astype(np.int64)),
-                34,
-                34,
-            )
+        recordings = read(NMNIST)[0].select(torch.arange(200))
         seen = binned(recordings, 15, 315_000)
         coder = MapCoder(MapCoderConfig(), MapCoder.count(MapCoderConfig(), seen[:150]))
         errors = torch.zeros(50, 1000, dtype=torch.bool)
