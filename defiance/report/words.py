@@ -134,6 +134,11 @@ def metric(name: str) -> str:
     return METRIC_NAMES.get(name, name.replace("_", " "))
 
 
+def _rounded(size: float) -> float:
+    """Three significant digits; the largest floats are not rounded up to infinity."""
+    return float(f"{min(size, 1e308):.3g}")
+
+
 def scale(unit: str, magnitude: float) -> Scale:
     """The scale in which a value of this `magnitude` [unit] reads best: SI prefix, per cent, minutes, ..."""
     size = abs(magnitude) if math.isfinite(magnitude) else 0.0
@@ -145,7 +150,7 @@ def scale(unit: str, magnitude: float) -> Scale:
         )
     if unit.split("/")[0] not in PREFIXED or size == 0:
         return Scale(1.0, {"parameters": "", "1/min": "/min", "1/h": "/h"}.get(unit, unit))
-    rounded = float(f"{size:.3g}")
+    rounded = _rounded(size)
     exponent = max(-12, min(18, 3 * math.floor(math.log10(rounded) / 3 + 1e-9)))
     space = THIN if unit == "op" and exponent else ""
     return Scale(10.0**exponent, f"{PREFIXES[exponent]}{space}{unit}")
@@ -160,7 +165,7 @@ def digits(value: float, decimals: int) -> str:
 def decimals_for(*values: float) -> int:
     """Decimals that leave three significant digits on the largest finite value (at most six)."""
     size = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
-    return 0 if size == 0 else max(0, min(6, 2 - math.floor(math.log10(float(f"{size:.3g}")))))
+    return 0 if size == 0 else max(0, min(6, 2 - math.floor(math.log10(_rounded(size)))))
 
 
 def absent(value: float, unit: str) -> str:
