@@ -45,7 +45,6 @@ TARGET_PER_S = 5_000
 IMAGES = 2_000
 REPETITIONS = 9
 RECORDINGS = 1_000
-CALIBRATED = 200  # of the even ones
 
 BIN_US = 5_000
 PATCH = 64  # pixels of the square in which images and events are correlated
@@ -149,7 +148,6 @@ def calibrate(console: Console) -> None:
     images, real = pairs(0)
     places, velocities = motion(images, real)
     rests = np.stack([np.median(places[b : b + 4], axis=0) for b in (0, 16, 42, 58)])
-    images, real = images[:CALIBRATED], real.select(torch.arange(CALIBRATED))
     counts = real.counts.double()
 
     def camera(values: Array) -> tuple[SensorConfig, Array]:

@@ -159,7 +159,7 @@ def test_nothing_moves_nothing_fires() -> None:
 
 def test_noise_is_poisson_and_mostly_increases() -> None:
     config = replace(QUIET, noise_hz=5.0)
-    path = torch.zeros(251, 2)  # a second
+    path = torch.zeros(201, 2)  # a second
     recordings = simulate(torch.zeros(400, 6, 6), path, config, stream(1, "noise"))
     counts = recordings.counts.double()
     expected = 5.0 * config.width * config.height
@@ -216,7 +216,7 @@ def test_images_of_bytes_and_of_fractions_are_alike() -> None:
         (torch.zeros(2, 6, 6), torch.zeros(1, 2), QUIET, "two or more places"),
         (torch.zeros(2, 6, 6), torch.full((3, 2), math.nan), QUIET, "two or more places"),
         (torch.zeros(2, 6, 6), torch.tensor([[0.0, 0.0], [1e9, 0.0]]), QUIET, "two or more places"),
-        (torch.zeros(1, 6, 6), torch.zeros(251, 2), replace(QUIET, noise_hz=1e4), "events or more"),
+        (torch.zeros(1, 6, 6), torch.zeros(201, 2), replace(QUIET, noise_hz=1e4), "events or more"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused(
@@ -234,12 +234,12 @@ def test_numbers_that_no_camera_has_are_refused() -> None:
 
 def test_the_paths_are_as_described() -> None:
     path = saccades()
-    assert path.shape == (78, 2)  # 308 ms
-    rests = path[[0, 22, 53, 77]]
+    assert path.shape == (63, 2)  # 310 ms
+    rests = path[[0, 18, 43, 62]]
     expected = torch.tensor([(0.5, 1.2), (1.9, 6.5), (5.8, 1.4), (0.6, 1.2)], dtype=torch.float64)
     assert (rests - expected).abs().max() < 0.5
     circle = translation(1_000_000, radius_px=2.0)
-    assert circle.shape == (251, 2)
+    assert circle.shape == (201, 2)
     assert torch.allclose(circle[0], circle[-1])
     assert circle.min() >= 0 and circle.max() <= 4
     speed = circle.diff(dim=0).norm(dim=1)

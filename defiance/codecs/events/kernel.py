@@ -15,7 +15,6 @@ LANES = 8  # a row's length is a multiple of it, so that no pixel is left over b
 BRIGHTEST = 3e38  # beyond any threshold
 NEGLIGIBLE = 1e-2  # log brightness that no pixel notices
 NOISE_INCREASES = 0.9  # share: leaking pixels see it get brighter; measured at the border of N-MNIST
-EVENTS_EXPECTED = 8192  # of an image; room for more is made when they come
 EVENTS_PER_IMAGE = 1 << 20
 """A recording that reaches it is refused."""
 
@@ -217,6 +216,7 @@ def run(
     noise_per_us: float,
     key: np.uint64,
     first_image: int,
+    found: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Simulate all pixels.
 
@@ -231,6 +231,7 @@ def run(
         key: of the draws.
         first_image: number of the first image among all, so that draws do not depend on how many are done at
             once.
+        found: what the events are written to, if they fit.
 
     Returns:
         Packed events in the order of time, and where each image's begin, [R + 1]; an image of more than
@@ -250,7 +251,6 @@ def run(
     canvas = np.zeros(stride * lines, np.float32)
     trace = np.full((steps + 1, BAND * stride), np.float32(BRIGHTEST))
     events, spare = np.empty(EVENTS_PER_IMAGE, np.int64), np.empty(EVENTS_PER_IMAGE, np.int64)
-    found: NDArray[np.int64] = np.empty(max(1024, images * EVENTS_EXPECTED), np.int64)
     strongest = np.empty(w, np.float32)
     offset = np.zeros(images + 1, np.int64)
     for image in range(images):
