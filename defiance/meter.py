@@ -100,9 +100,18 @@ def count_operations(function: Callable[..., object], *arguments: Tensor) -> Ope
     Raises:
         DefianceError: it uses an operation that is not in this module's tables, or complex numbers.
     """
+    return count_while(lambda: function(*(argument.detach().to("meta") for argument in arguments)))
+
+
+def count_while(function: Callable[[], object]) -> OperationCount:
+    """Count the operations that a function does while it computes; what it does outside of torch is not seen.
+
+    Raises:
+        DefianceError: it uses an operation that is not in this module's tables, or complex numbers.
+    """
     counting = _Counting()
     with counting:
-        function(*(argument.detach().to("meta") for argument in arguments))
+        function()
     return counting.count
 
 
@@ -190,12 +199,13 @@ def joules(usage: Usage, profile: ComputeProfile, host: ComputeProfile = SERVER_
 # No arithmetic on real numbers: makes, moves, selects, relabels. Views are recognised by themselves.
 _FREE = frozenset(
     """
-    _to_copy _unsafe_view arange bitwise_and bitwise_not bitwise_or cat clone constant_pad_nd copy
-    embedding empty empty_like fill flip full full_like gather index index_select isfinite isinf
-    isnan lift_fresh logical_and logical_not logical_or masked_fill new_empty new_full new_ones
+    __lshift __rshift _local_scalar_dense _to_copy _unsafe_view arange bitwise_and bitwise_not
+    bitwise_or bitwise_xor cat clone constant_pad_nd copy diagonal_backward embedding empty
+    empty_like fill flip full full_like gather index index_select isfinite isinf isnan
+    lift_fresh logical_and logical_not logical_or masked_fill new_empty new_full new_ones
     new_zeros ones ones_like rand rand_like randint randn randn_like repeat roll scalar_tensor
-    scatter select_backward slice_backward split stack tril triu unsafe_split where zero zeros
-    zeros_like
+    scatter select_backward slice_backward split stack tril triu unsafe_split upsample_nearest2d
+    where zero zeros zeros_like
     """.split()
 )
 
@@ -203,9 +213,9 @@ _FREE = frozenset(
 _PER_ELEMENT = {
     **dict.fromkeys(
         """
-        abs add bernoulli clamp clamp_max clamp_min cos cumsum div eq erf exp ge gt le log log1p lt
-        maximum mean minimum mul ne neg pow reciprocal relu rsqrt rsub sgn sign sin sqrt sub tanh
-        threshold_backward
+        _adaptive_avg_pool2d abs add bernoulli bincount clamp clamp_max clamp_min cos cumsum div eq
+        erf erfc exp floor ge gt le log log1p lt maximum mean minimum mul ne neg pow reciprocal relu
+        remainder rsqrt rsub sgn sign sin sqrt sub tanh threshold_backward
         """.split(),
         1,
     ),
@@ -214,6 +224,9 @@ _PER_ELEMENT = {
     "lerp": 3,  # a + w (b - a)
     "sigmoid": 4,  # 1/(1 + exp(-x))
     "sigmoid_backward": 3,  # g y (1 - y)
+    "log_sigmoid_forward": 5,  # min(x, 0) - log(1 + exp(-|x|))
+    "log_sigmoid_backward": 4,  # g exp(-x)/(1 + exp(-x)), the exponential kept
+    "aminmax": 2,
     "tanh_backward": 3,  # g (1 - y y)
     "silu": 5,  # x sigmoid(x)
     "silu_backward": 9,  # g s (1 + x (1 - s)), s = sigmoid(x)
@@ -227,6 +240,8 @@ _PER_ELEMENT = {
     "_log_softmax_backward_data": 4,  # g - exp(y) sum(g)
     "nll_loss_forward": 0,  # adds one entry of each row
     "nll_loss_backward": 0,
+    "nll_loss2d_forward": 0,
+    "nll_loss2d_backward": 0,
     "mse_loss": 3,  # difference, square, sum
     "mse_loss_backward": 2,  # difference, product
     "huber_loss": 6,  # difference, abs, comparison, square, half, sum
@@ -240,7 +255,7 @@ _PER_ELEMENT = {
 }
 
 # A reduction of n numbers to one takes n - 1.
-_REDUCTIONS = frozenset("amax amin argmax argmin max min prod sum".split())
+_REDUCTIONS = frozenset("amax amin any argmax argmin max min prod sum".split())
 
 # These add the elements of one argument, at this position, into another tensor (index_put if told to).
 _SCATTERS = {"embedding_dense_backward": 0, "index_put": 2, "index_add": 3, "scatter_add": 3}

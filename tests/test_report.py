@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from defiance.errors import DefianceError
 from defiance.kpm import METRICS, Curve, Row, Sheet
 from defiance.report import comparison, drawing, summary_rows, tables, words, write_report
-from defiance.report.view import View
+from defiance.report.worth.view import View
 
 REGIMES = ("local", "federated", "central")
 LEARNED = ("learned-station", "learned-device")

@@ -1,11 +1,9 @@
 """The study `worth` at toy size in two made-up cities, and its arithmetic by hand."""
 
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import product
@@ -301,7 +299,7 @@ def test_a_finished_run_is_folded_without_simulating(
     def submit(*arguments: Any) -> None:
         raise AssertionError(arguments)
 
-    monkeypatch.setattr(worth, "_workers", lambda config: workers(submit))
+    monkeypatch.setattr(worth, "workers", lambda count: workers(submit))
     again = worth.run(config, seeds=SEEDS, parts=parts, progress=Silent())
     assert repr(again) == repr(sheet)
 
@@ -333,7 +331,7 @@ def test_other_test_seeds_are_tested_anew_and_nothing_is_trained(
     def submit(function: Callable[..., Any], *arguments: Any) -> None:
         raise Submitted(function.__name__)
 
-    monkeypatch.setattr(worth, "_workers", lambda config: workers(submit))
+    monkeypatch.setattr(worth, "workers", lambda count: workers(submit))
     with pytest.raises(Submitted, match="tune_and_test_a3"):
         worth.run(config, seeds=(0, 1, 2), parts=parts, progress=Silent())
 
@@ -361,35 +359,13 @@ def test_weights_that_are_lost_are_trained_again(
         found.set_result(function(*arguments))
         return found
 
-    monkeypatch.setattr(worth, "_workers", lambda config: workers(submit))
+    monkeypatch.setattr(worth, "workers", lambda count: workers(submit))
     repeated = worth.run(config, seeds=SEEDS, parts=again, progress=Silent())
     assert made == ["train learned-device/central/raw/seed0"] and again.get_tensors(made[0][6:]) is not None
     assert repr(reproducible(repeated)) == repr(reproducible(sheet))
 
 
 # --- what goes wrong ---
-
-
-def test_a_worker_that_is_killed_is_one_line(config: Config, parts: Parts) -> None:
-    with pytest.raises(DefianceError, match="worker process was killed, .* parts are kept; .*workers=1"):
-        with worth._workers(config) as submit:
-            submit(os._exit, 9).result()
-
-
-def test_results_that_are_there_are_kept_before_a_run_fails(config: Config, tmp_path: Path) -> None:
-    def submit(function: Any, *arguments: Any) -> Future[Any]:
-        found: Future[Any] = Future()
-        if arguments[1] == "bad":
-            found.set_exception(BrokenProcessPool())
-        else:
-            found.set_result({"outage_share": 0.1})
-        return found
-
-    kept = Parts.open(tmp_path, "toy")
-    jobs = [(f"a3/{i}", print, ("bad" if i in (0, 2, 4) else "good",)) for i in range(6)]
-    with pytest.raises(BrokenProcessPool):
-        worth._do("tuning", jobs, config, kept, Silent(), submit)
-    assert [i for i in range(6) if kept.get(f"a3/{i}")] == [1, 3, 5]
 
 
 @pytest.mark.parametrize(

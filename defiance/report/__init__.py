@@ -16,18 +16,14 @@ from jinja2 import Environment, StrictUndefined
 from defiance.errors import DefianceError
 from defiance.kpm import Sheet
 from defiance.parts import write_atomically
-from defiance.report import comparison, figures, headlines, sections, tables, words
+from defiance.report import comparison, figures, sections, tables, words
 from defiance.report.figures import Figure, Plot
 from defiance.report.page import Page, Section, Source
+from defiance.report.stories import story
 from defiance.report.tables import Table
-from defiance.report.view import View
 
 __all__ = ["summary_rows", "write_report"]
 
-MAPS = (
-    "City maps: © OpenStreetMap contributors, Open Database License (ODbL) 1.0; radio maps ray-traced from "
-    "them with Sionna RT. "
-)
 METRICS_FROM = "Metrics after 6G-XCEL deliverable D2.2. Made with DEFIANCE, Apache-2.0."
 
 
@@ -60,7 +56,7 @@ def write_report(sheets: Sequence[Sheet], folder: Path) -> Path:
 def summary_rows(sheet: Sheet) -> tuple[tuple[str, str, str], ...]:
     """The few lines for a terminal: what it is, its value, and in words its interval and where it holds."""
     return tuple(
-        (headline.label, headline.value, headline.detail) for headline in headlines.headlines(View(sheet))
+        (headline.label, headline.value, headline.detail) for headline in story(sheet).headlines(sheet)
     )
 
 
@@ -76,9 +72,10 @@ def _html(page: Page) -> str:
 
 
 def _report(sheet: Sheet) -> Page:
-    view = View(sheet)
+    told = story(sheet)
     verdict, rest = words.first_sentence(sheet.verdict)
-    question = sections.question(view)
+    question = told.question(sheet)
+    parts = [*told.sections(sheet), sections.everything(sheet)]
     return Page(
         title=f"{question} · DEFIANCE",
         version=sheet.version,
@@ -86,8 +83,8 @@ def _report(sheet: Sheet) -> Page:
         question=question,
         verdict=verdict or "The sheet gives no verdict.",
         verdict_rest=rest,
-        headlines=headlines.headlines(view),
-        sections=tuple(_drawn(section) for section in sections.sections(view)),
+        headlines=told.headlines(sheet),
+        sections=tuple(_drawn(section) for section in parts if section is not None),
         sources=(_source(sheet, ""),),
         glossary=sections.glossary([sheet]),
         attribution=_attribution([sheet]),
@@ -97,6 +94,7 @@ def _report(sheet: Sheet) -> Page:
 def _comparison(a: Sheet, b: Sheet) -> Page:
     found = comparison.changes(a, b)
     moved = sum(change.kind != "same" for change in found)
+    special = story(a).compared(a, b, found)
     return Page(
         title=f"{a.study} and {b.study} compared · DEFIANCE",
         version=b.version,
@@ -111,7 +109,7 @@ def _comparison(a: Sheet, b: Sheet) -> Page:
         verdict=f"{moved} of {len(found)} shared rows changed." if found else "The two sheets share no row.",
         verdict_rest="",
         headlines=comparison.headlines(found) if found else (),
-        sections=tuple(_drawn(section) for section in comparison.sections(a, b)),
+        sections=tuple(_drawn(section) for section in comparison.sections(a, b, found, special)),
         sources=(_source(a, "Sheet A"), _source(b, "Sheet B")),
         glossary=sections.glossary([a, b]),
         attribution=_attribution([a, b]),
@@ -133,7 +131,5 @@ def _source(sheet: Sheet, title: str) -> Source:
 
 
 def _attribution(sheets: Sequence[Sheet]) -> str:
-    cities = any(curve.name == "buildings" for sheet in sheets for curve in sheet.curves) or any(
-        case.city.startswith(("munich", "florence")) for sheet in sheets for case in View(sheet).scenarios
-    )
-    return (MAPS if cities else "") + METRICS_FROM
+    owed = dict.fromkeys(story(sheet).attribution(sheet) for sheet in sheets)
+    return " ".join([*filter(None, owed), METRICS_FROM])

@@ -7,15 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from defiance.kpm import METRICS, Row, Sheet
-from defiance.report import drawing, tables, words
-from defiance.report.gain import difference_plot
+from defiance.report import tables, words
 from defiance.report.page import Headline, Section, section
 from defiance.report.sections import settings
 from defiance.report.tables import Cell, Table
-from defiance.report.view import View
-
-LOOK_A = drawing.Style("#1a1a1a", "-", "o")
-LOOK_B = drawing.Style("#c04000", "--", "^")
 
 
 @dataclass(frozen=True)
@@ -92,9 +87,15 @@ def headlines(found: Sequence[Change]) -> tuple[Headline, ...]:
     )
 
 
-def sections(a: Sheet, b: Sheet) -> tuple[Section, ...]:
-    """What changed, what stands on one side only, which settings differ, and every row side by side."""
-    found = changes(a, b)
+def sections(a: Sheet, b: Sheet, found: Sequence[Change], special: Sequence[Section]) -> tuple[Section, ...]:
+    """What changed, what stands on one side only, which settings differ, and every row side by side.
+
+    Args:
+        a: on the left.
+        b: on the right.
+        found: their changes.
+        special: sections of the study's own, after the verdicts.
+    """
     moved = [change for change in found if change.kind != "same"]
     order = {name: place for place, name in enumerate(METRICS)}
     moved.sort(key=lambda change: order.get(change.a.metric, len(order)))
@@ -109,45 +110,12 @@ def sections(a: Sheet, b: Sheet) -> tuple[Section, ...]:
     )
     made = (
         Section("verdicts", "The two verdicts", (f"A: {a.verdict}", f"B: {b.verdict}"), ()),
-        _gain(View(a), found),
+        *special,
         section("changes", "What changed", [text], tables_of_changes),
         section("one-sided", "In one sheet only", [], [_one_sided("A", a, b), _one_sided("B", b, a)]),
         section("settings", "Settings that differ", [], [_settings(a, b)]),
     )
     return tuple(part for part in made if part is not None)
-
-
-def _gain(view: View, found: Sequence[Change]) -> Section | None:
-    """The outage cuts of the candidate that leads in A, side by side."""
-    of = {key(change.a): change for change in found}
-    places = view.home_places
-    cuts = {
-        place: [
-            (position, case, of[key(row)])
-            for position, case in enumerate(cases)
-            if (row := view.cut(case, view.lead)) is not None and key(row) in of
-        ]
-        for place, cases in places.items()
-    }
-    groups = {
-        place: [
-            drawing.Estimate(position, label, look, row)
-            for position, _, change in pairs
-            for label, look, row in (("A", LOOK_A, change.a), ("B", LOOK_B, change.b))
-        ]
-        for place, pairs in cuts.items()
-    }
-    rows = [
-        (tables.name(case.label), tables.value(change.a), tables.value(change.b), _difference_cell(change))
-        for pairs in cuts.values()
-        for _, case, change in pairs
-    ]
-    who = words.candidate(view.lead, names=words.PROSE)
-    caption = f"Outage avoided relative to the A3 rule by {who}, in A and in B, with 95 % intervals."
-    table = (
-        tables.table("gain", caption, ("scenario", "cut in A", "cut in B", "B − A"), rows) if rows else None
-    )
-    return section("gain", "The gain", [], [difference_plot("gain", caption, places, groups), table])
 
 
 def _table(name: str, caption: str, found: Sequence[Change], *, folded: bool) -> Table | None:
@@ -160,7 +128,7 @@ def _table(name: str, caption: str, found: Sequence[Change], *, folded: bool) ->
             tables.prose(words.NODES.get(change.a.node, change.a.node)),
             replace(tables.value(change.a), provenance=""),
             replace(tables.value(change.b), provenance=""),
-            _difference_cell(change),
+            difference_cell(change),
             _relative(change),
         )
         for change in found
@@ -168,7 +136,7 @@ def _table(name: str, caption: str, found: Sequence[Change], *, folded: bool) ->
     return tables.table(name, caption, head, rows, folded=folded)
 
 
-def _difference_cell(change: Change) -> Cell:
+def difference_cell(change: Change) -> Cell:
     """The difference, with the change's direction in words."""
     cell = replace(tables.value(change.difference), provenance="")
     if change.kind == "same":

@@ -1,48 +1,22 @@
-"""The sections of one sheet's page, in their order; those without rows and curves are left out."""
+"""What stands on every page, whatever the study: all rows, the settings, the definitions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from defiance.kpm import METRICS, Sheet
 from defiance.report import tables, words
-from defiance.report.cost import cost, pay_back, training
-from defiance.report.effect import failures, network
-from defiance.report.gain import gain, generalisation
 from defiance.report.page import Section, section
 from defiance.report.tables import Cell
-from defiance.report.view import View
 
 
-def question(view: View) -> str:
-    """The question that the study answers."""
-    if view.sheet.study == "worth" and view.home:
-        return f"Is learned handover worth its cost in {words.city(view.home)}?"
-    return f"Study: {words.metric(view.sheet.study)}"
-
-
-def sections(view: View) -> tuple[Section, ...]:
-    """Every section for which the sheet has rows or curves."""
-    folds: tuple[Callable[[View], Section | None], ...] = (
-        gain,
-        cost,
-        training,
-        network,
-        failures,
-        pay_back,
-        generalisation,
-        everything,
-    )
-    return tuple(section for fold in folds if (section := fold(view)) is not None)
-
-
-def everything(view: View) -> Section | None:
+def everything(sheet: Sheet) -> Section | None:
     """Every row as it stands."""
     head = ("candidate", "regime", "scenario", "node", "metric", "mean", "n", "provenance")
     rows = []
-    for row in view.sheet.rows:
+    for row in sheet.rows:
         cells = (row.candidate, row.regime, row.scenario, row.node, row.metric)
         mean = replace(tables.value(row), provenance="")
         rows.append(

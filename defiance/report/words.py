@@ -18,14 +18,46 @@ CANDIDATES = {
     "learned-station": "learned, station",
     "learned-device": "learned, device",
     "genie": "genie",
+    "s-vdib": "S-VDIB",
+    "s-vdib-sparse": "S-VDIB, sparse pulses",
+    "s-vdib-deterministic": "S-VDIB, deterministic",
+    "neurojscc": "joint, spiking (NeuroJSCC)",
+    "joint-binary": "joint, learned bits",
+    "joint-binary-bursts": "joint, learned bits in bursts",
+    "joint-binary-small": "joint, learned bits, small",
+    "joint-analogue": "joint, learned reals",
+    "repetition": "joint, repeated bits",
+    "uncoded-map": "uncoded event map",
+    "separate": "separate coding",
+    "separate-adapted": "separate coding, adapted rate",
+    "device-label": "label named on the device",
+    "send-everything": "full map",
+    "central": "no channel",
 }
-SHORT = {"a3": "A3", "learned-station": "station", "learned-device": "device"}
+SHORT = {
+    "a3": "A3",
+    "learned-station": "station",
+    "learned-device": "device",
+    "s-vdib-sparse": "sparse pulses",
+    "s-vdib-deterministic": "deterministic",
+    "neurojscc": "NeuroJSCC",
+    "joint-binary": "learned bits",
+    "joint-binary-bursts": "in bursts",
+    "joint-binary-small": "small",
+    "joint-analogue": "learned reals",
+    "repetition": "repeated",
+    "uncoded-map": "uncoded map",
+    "separate": "separate",
+    "separate-adapted": "separate, ad.",
+    "device-label": "label",
+}
 PROSE = {
     "learned-station": "learned handover at the base station",
     "learned-device": "learned handover on the device",
 }
 REGIMES = {
     "none": "",
+    "mixed": "",
     "finetuned-whole": "whole model fine-tuned",
     "finetuned-last": "last layer fine-tuned",
 }
@@ -39,6 +71,10 @@ METRIC_NAMES = {
     "break_even_time": "break-even time",
     "cpu_time": "CPU time",
     "sinr": "SINR",
+    "ebn0": "Eb/N0",
+    "energy_per_use": "energy of a channel use",
+    "information_rate": "information rate, at most",
+    "spiking_gain": "gain of S-VDIB",
     "joules_per_avoided_outage_second": "joules per avoided outage second",
     "bits_per_avoided_outage_second": "bits per avoided outage second",
 }
@@ -126,7 +162,8 @@ def city(name: str) -> str:
 def candidate(name: str, regime: str = "none", names: dict[str, str] = CANDIDATES) -> str:
     """'learned-device', 'central' -> 'learned, device (central)'; `names` may be SHORT or PROSE."""
     base = names.get(name, CANDIDATES.get(name, name))
-    return f"{base} ({REGIMES.get(regime, regime)})" if regime not in ("none", "") else base
+    text = REGIMES.get(regime, regime)
+    return f"{base} ({text})" if text else base
 
 
 def metric(name: str) -> str:

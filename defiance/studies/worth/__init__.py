@@ -10,23 +10,13 @@ Candidates: the A3 rule with all its parameters tuned under a cap on handovers (
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing import get_context
 from typing import Any
-
-import torch
 
 from defiance.errors import DefianceError
 from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.studies import Progress
+from defiance.studies.pool import Job, do, part, workers
 from defiance.studies.worth import experiments, sheet
 from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import (
@@ -41,9 +31,6 @@ from defiance.studies.worth.settings import (
 )
 
 __all__ = ["PRESETS", "SEEDS", "Config", "run"]
-
-Job = tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]
-"""A part's key, the function that makes it, and its arguments after the configuration."""
 
 
 def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progress) -> Sheet:
@@ -76,18 +63,18 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         for regime in ("finetuned-whole", "finetuned-last")
         if away and model.regime == "central" and model.map == away.map
     ]
-    with _workers(config) as submit:
-        _do(
+    with workers(config.workers) as submit:
+        do(
             "training the learned functions, tuning the rule",
             [(f"train/{m.key}", experiments.train, (m, parts)) for m in models]
             + [(f"a3/{s.name()}/{tests}", experiments.tune_and_test_a3, (s, seeds)) for s in everywhere],
             config, parts, progress, submit,
         )  # fmt: skip
         handovers = {
-            s: {c["cap"]: c["validation_handovers"] for c in _part(parts, f"a3/{s.name()}/{tests}")["caps"]}
+            s: {c["cap"]: c["validation_handovers"] for c in part(parts, f"a3/{s.name()}/{tests}")["caps"]}
             for s in everywhere
         }
-        _do(
+        do(
             "fine-tuning in the unseen city",
             [(f"train/{m.key}", experiments.train, (m, parts)) for m in tuned],
             config, parts, progress, submit,
@@ -99,7 +86,7 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
                 for m in [*models, *tuned]
                 if m.map == away.map and m.regime not in ("local", "federated")
             ]
-        _do(
+        do(
             "judging every model in every scenario",
             [(f"genie/{s.name()}/{tests}", experiments.tune_and_test_genie, (s, seeds)) for s in everywhere]
             + [
@@ -115,10 +102,10 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         results = sheet.Results(
             config,
             seeds,
-            a3={s: _part(parts, f"a3/{s.name()}/{tests}") for s in everywhere},
-            genie={s: _part(parts, f"genie/{s.name()}/{tests}") for s in everywhere},
-            trained={m: _part(parts, f"train/{m.key}") for m in [*models, *tuned]},
-            judged={(m, s): _part(parts, f"judge/{m.key}/{s.name()}/{tests}") for m, s in judged},
+            a3={s: part(parts, f"a3/{s.name()}/{tests}") for s in everywhere},
+            genie={s: part(parts, f"genie/{s.name()}/{tests}") for s in everywhere},
+            trained={m: part(parts, f"train/{m.key}") for m in [*models, *tuned]},
+            judged={(m, s): part(parts, f"judge/{m.key}/{s.name()}/{tests}") for m, s in judged},
             pictures={},
         )
         pictured = [s for s in scenarios if s.map == config.maps[0] and s.speed_kmh >= 10] or scenarios[:1]
@@ -128,8 +115,8 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
                 jobs.append(
                     (f"picture/{name}/{tests}/{s.name()}", _picture, (s, model, setting, parts, seeds[:4]))
                 )
-        _do("recording places and distributions", jobs, config, parts, progress, submit)
-    results.pictures.update({key: _part(parts, key) for key, _, _ in jobs})
+        do("recording places and distributions", jobs, config, parts, progress, submit)
+    results.pictures.update({key: part(parts, key) for key, _, _ in jobs})
     return sheet.sheet(results)
 
 
@@ -167,75 +154,3 @@ def _picture(
         return experiments.picture(config, scenario, experiments.rule(config, setting), seeds)
     policy = experiments.learned(config, scenario, model, parts, setting[0])
     return experiments.picture(config, scenario, policy, seeds)
-
-
-def _part(parts: Parts, key: str) -> dict[str, Any]:
-    found = parts.get(key)
-    assert found is not None, key
-    return found
-
-
-def _do(
-    description: str,
-    jobs: list[Job],
-    config: Config,
-    parts: Parts,
-    progress: Progress,
-    submit: Callable[..., Future[dict[str, Any]]],
-) -> None:
-    """Does the jobs that are not finished yet, and keeps each result as soon as it is there."""
-    with progress.task(description, total=len(jobs)) as task:
-        waiting: dict[Future[dict[str, Any]], str] = {}
-        for key, function, arguments in jobs:
-            if not _finished(parts, key):
-                waiting[submit(function, config, *arguments)] = key
-            else:
-                task.advance()
-        while waiting:
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=lambda future: future.exception() is not None):  # keep, then fail
-                parts.put(waiting.pop(future), future.result())
-                task.advance()
-
-
-def _finished(parts: Parts, key: str) -> bool:
-    """Whether a part is there, and the weights too where it is a trained model's."""
-    trained = key.removeprefix("train/")
-    return parts.get(key) is not None and (trained == key or parts.get_tensors(trained) is not None)
-
-
-@contextmanager
-def _workers(config: Config) -> Iterator[Callable[..., Future[dict[str, Any]]]]:
-    """A pool of single-threaded processes; jobs are independent, so cores are best used by one job each.
-
-    Raises:
-        DefianceError: one of them was killed from outside.
-    """
-    count = config.workers or os.cpu_count() or 1
-    pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start_worker)
-    try:
-        yield pool.submit
-    except BaseException as error:
-        for process in list(pool._processes.values()):
-            process.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
-        if isinstance(error, BrokenProcessPool):
-            raise DefianceError(
-                "a worker process was killed, probably for memory; finished parts are kept; run the same "
-                "command again, or with --set workers=1"
-            ) from error
-        raise
-    pool.shutdown()
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
-
-
-def _die_with(parent: int) -> None:
-    """Ends this process once its parent is gone (kill -9): nobody is left to take its results."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

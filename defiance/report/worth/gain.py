@@ -7,15 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from defiance.kpm import Row
-from defiance.report import drawing, tables, words
+from defiance.report import comparison, drawing, tables, words
+from defiance.report.comparison import Change
 from defiance.report.figures import Panel, Plot
 from defiance.report.page import Section, section
 from defiance.report.tables import Table
-from defiance.report.view import GENIE, RULE, View, by_place, by_sign, mean
 from defiance.report.words import Scenario
+from defiance.report.worth import pictures
+from defiance.report.worth.view import GENIE, RULE, View, by_place, by_sign, mean
 
 SHORT_REGIMES = {"finetuned-last": "last layer tuned", "finetuned-whole": "whole model tuned"}
 FINE_TUNING = ("generalisation", "training_operations", "communication_bits")
+LOOK_A = drawing.Style("#1a1a1a", "-", "o")
+LOOK_B = drawing.Style("#c04000", "--", "^")
 
 
 def gain(view: View) -> Section | None:
@@ -177,7 +181,7 @@ def _front_plots(view: View, wanted: Callable[[Scenario], bool]) -> list[Plot]:
                 for other in view.scenarios
                 if other.cap is not None and (other.place, other.speed_kmh, other.load_percent) == same
             }
-            panels.append(Panel(case.case, drawing.fronts(drawing.by_candidate(fronts[case]), sorted(caps))))
+            panels.append(Panel(case.case, pictures.fronts(drawing.by_candidate(fronts[case]), sorted(caps))))
         plots.append(
             Plot(
                 f"fronts-{words.slug(place)}",
@@ -277,3 +281,41 @@ def _carry_words(view: View, place: str, cases: Sequence[Scenario], kinds: Seque
             average = words.number(mean([row.mean for _, row in cuts]), "1")
             parts.append(f"{model}: mean cut {average}, of {len(cuts)} scenarios {counts}")
     return f"{place}. {words.capital('; '.join(parts))}." if parts else ""
+
+
+def gain_compared(view: View, found: Sequence[Change]) -> Section | None:
+    """The outage cuts of the candidate that leads in A, side by side."""
+    of = {comparison.key(change.a): change for change in found}
+    places = view.home_places
+    cuts = {
+        place: [
+            (position, case, of[comparison.key(row)])
+            for position, case in enumerate(cases)
+            if (row := view.cut(case, view.lead)) is not None and comparison.key(row) in of
+        ]
+        for place, cases in places.items()
+    }
+    groups = {
+        place: [
+            drawing.Estimate(position, label, look, row)
+            for position, _, change in pairs
+            for label, look, row in (("A", LOOK_A, change.a), ("B", LOOK_B, change.b))
+        ]
+        for place, pairs in cuts.items()
+    }
+    rows = [
+        (
+            tables.name(case.label),
+            tables.value(change.a),
+            tables.value(change.b),
+            comparison.difference_cell(change),
+        )
+        for pairs in cuts.values()
+        for _, case, change in pairs
+    ]
+    who = words.candidate(view.lead, names=words.PROSE)
+    caption = f"Outage avoided relative to the A3 rule by {who}, in A and in B, with 95 % intervals."
+    table = (
+        tables.table("gain", caption, ("scenario", "cut in A", "cut in B", "B − A"), rows) if rows else None
+    )
+    return section("gain", "The gain", [], [difference_plot("gain", caption, places, groups), table])

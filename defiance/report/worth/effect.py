@@ -9,8 +9,9 @@ from defiance.kpm import Curve
 from defiance.report import drawing, tables, words
 from defiance.report.figures import Panel, Plot
 from defiance.report.page import Section, section
-from defiance.report.view import RULE, View
 from defiance.report.words import Scenario
+from defiance.report.worth import pictures
+from defiance.report.worth.view import RULE, View
 
 NETWORK = (
     "handovers_per_user_minute",
@@ -51,7 +52,7 @@ def _distribution_plot(view: View, name: str, what: str, *, log_x: bool, mark: f
     panels = tuple(
         Panel(
             case.label if several else case.case,
-            drawing.distributions(drawing.by_candidate(curves), log_x=log_x, mark=mark),
+            pictures.distributions(drawing.by_candidate(curves), log_x=log_x, mark=mark),
         )
         for case, curves in groups.items()
     )
@@ -87,7 +88,7 @@ def _map_plot(view: View, case: Scenario, curves: Sequence[Curve]) -> Plot:
         Panel(
             f"{words.candidate(curve.candidate, curve.regime)}: "
             f"{words.digits(sum(math.isfinite(x) for x in curve.x), 0)} events",
-            drawing.city_map(
+            pictures.city_map(
                 curve, drawing.style(curve.candidate, view.candidates), buildings, sites, limits
             ),
         )

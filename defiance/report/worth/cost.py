@@ -9,7 +9,8 @@ from defiance.report import drawing, tables, words
 from defiance.report.figures import Panel, Plot
 from defiance.report.page import Section, section
 from defiance.report.tables import EMPTY, Cell, Table
-from defiance.report.view import TRAINING_REGIMES, View, by_sign, mean
+from defiance.report.worth import pictures
+from defiance.report.worth.view import TRAINING_REGIMES, View, by_sign, mean
 
 COMPLEXITY = (
     "training_operations",
@@ -155,7 +156,7 @@ def _learning_plot(view: View) -> Plot | None:
             if curves:
                 lines = drawing.series(curves, lambda curve: curve.regime, lambda curve: curve.regime)
                 panels.append(
-                    Panel(f"{words.candidate(candidate)}: against {against}", drawing.learning(lines))
+                    Panel(f"{words.candidate(candidate)}: against {against}", pictures.learning(lines))
                 )
     if not panels:
         return None
@@ -175,7 +176,7 @@ def pay_back(view: View) -> Section | None:
     panels = tuple(
         Panel(
             words.scenario(name).label if name else "All scenarios",
-            drawing.pay_back(drawing.by_candidate(curves)),
+            pictures.pay_back(drawing.by_candidate(curves)),
         )
         for name, curves in view.curves("break_even").items()
     )

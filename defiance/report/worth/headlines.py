@@ -7,7 +7,7 @@ import math
 from defiance.kpm import METRICS, Row
 from defiance.report import words
 from defiance.report.page import Headline
-from defiance.report.view import GENIE, RULE, View, by_sign
+from defiance.report.worth.view import GENIE, RULE, View, by_sign
 
 
 def headlines(view: View) -> tuple[Headline, ...]:
