@@ -30,6 +30,9 @@ from defiance.seeding import Stream
 STEP_US = 5000
 """Between two places of a path."""
 
+PATH_PX = 1000
+"""From the corner of the sensor, at most."""
+
 IMAGES_AT_ONCE = 1000
 EVENTS_EXPECTED = 8192
 """Of an image; there may be more."""
@@ -172,9 +175,9 @@ def simulate(
     if images.is_floating_point() and not bool(((images >= 0) & (images <= 1)).all()):
         raise DefianceError("simulate: images must lie between 0 and 1 (floating point) or 0 and 255 (uint8)")
     path = path_px.double().numpy()
-    if path.ndim != 2 or path.shape[1] != 2 or len(path) < 2 or not np.abs(path).max() < 10_000:
+    if path.ndim != 2 or path.shape[1] != 2 or len(path) < 2 or not np.abs(path).max() < PATH_PX:
         raise DefianceError(
-            f"simulate: a path is two or more places [K, 2] in pixels, got {list(path.shape)}"
+            f"simulate: a path is two or more places [K, 2] within {PATH_PX} pixels, got {list(path.shape)}"
         )
     if labels is None:
         labels = torch.full((len(images),), -1)
