@@ -1,4 +1,4 @@
-"""The command line: `defiance list | run | trace | report | demo`.
+"""The command line: `defiance list | run | trace | report | demo | codec`.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
@@ -36,6 +36,8 @@ SHOW_AFTER_S = 2.0
 LINE_EVERY_S = 10.0
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+codec = typer.Typer(help="Send what an event camera sees as packets, and name it at the other end.")
+app.add_typer(codec, name="codec")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -214,6 +216,58 @@ def report(
     print(f"\nreport  {page}")
 
 
+Candidate = Annotated[str, typer.Option(help="Whose codec; `defiance list coinference` names them.")]
+Uses = Annotated[int, typer.Option(help="Channel uses per recording that it was trained for.")]
+Data = Annotated[str, typer.Option(help="What it was trained on: nmnist, motion or digits.")]
+RunFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--run", help="Folder of a run of `coinference` with its weights.", show_default="those that ship"
+    ),
+]
+
+
+@codec.command()
+def encode(
+    source: Annotated[str, typer.Argument(help="File of events; or 40-bit events from - or HOST:PORT.")],
+    destination: Annotated[str, typer.Argument(help="File, - or HOST:PORT, where `decode` waits.")],
+    candidate: Candidate = "s-vdib",
+    uses: Uses = 480,
+    data: Data = "nmnist",
+    folder: RunFolder = None,
+    skip: Annotated[bool, typer.Option("--skip", help="Leave out and count what is broken.")] = False,
+    paced: Annotated[bool, typer.Option("--paced", help="Send a file at a camera's pace.")] = False,
+) -> None:
+    """Encode events into packets, step by step, and say how long it took.
+
+    A file's recordings are sent one after the other; a stream is cut into recordings by its clock.
+    """
+    from defiance.studies.coinference import live
+
+    live.encode(
+        live.Which(candidate, uses, data, folder),
+        source,
+        destination,
+        broken="skip" if skip else "refuse",
+        at_pace=paced,
+    )
+
+
+@codec.command()
+def decode(
+    source: Annotated[str, typer.Argument(help="File of packets, - or HOST:PORT to wait there.")],
+    candidate: Candidate = "s-vdib",
+    uses: Uses = 480,
+    data: Data = "nmnist",
+    folder: RunFolder = None,
+    steps: Annotated[bool, typer.Option("--steps", help="Print every decision, not only the last.")] = False,
+) -> None:
+    """Decode packets, and print what each recording shows; then how long it took, and what was lost."""
+    from defiance.studies.coinference import live
+
+    live.decode(live.Which(candidate, uses, data, folder), source, every_step=steps)
+
+
 def _fingerprint(study: str, chosen: Any) -> str:
     """What a run's parts depend on: study, configuration, the files it names, and the code that computes.
 
@@ -225,7 +279,8 @@ def _fingerprint(study: str, chosen: Any) -> str:
     shown = (PACKAGE / "cli.py", PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet"))
     named = [Path(key.default) for key in config.describe(chosen) if isinstance(key.default, str)]
     code = [path for path in sorted(PACKAGE.rglob("*.py")) if not {path, *path.parents}.intersection(shown)]
-    for path in (*code, *sorted((PACKAGE / "scene" / "data").glob("*")), *filter(Path.is_file, named)):
+    shipped = sorted([*PACKAGE.glob("scene/data/*"), *PACKAGE.glob("studies/*/weights/*")])
+    for path in (*code, *shipped, *filter(Path.is_file, named)):
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
 

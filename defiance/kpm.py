@@ -138,6 +138,54 @@ _METRICS = (
         "Extra bits over the A3 rule per second of outage avoided.",
         "lower",
     ),
+    # co-inference of device and edge
+    Metric(
+        "spiking_gain",
+        "1",
+        "Performance of S-VDIB less the candidate's own, on the same recordings, at equal channel uses and "
+        "energy per use, paired by seed.",
+        "lower",
+    ),
+    Metric(
+        "anytime_gap_closed",
+        "1",
+        "Accuracy gained over guessing after the first third of a recording, relative to that at its end.",
+        "higher",
+    ),
+    Metric(
+        "time_to_decision",
+        "s",
+        "From a recording's beginning until accuracy is within a point of that at its end.",
+        "lower",
+    ),
+    Metric(
+        "spiking_energy_ratio",
+        "1",
+        "Energy of S-VDIB's device half, without radio, over that of the candidate's.",
+        "lower",
+    ),
+    Metric(
+        "crossover_energy_per_use",
+        "J",
+        "Energy of a channel use at which S-VDIB's device and the candidate's, radio included, spend the "
+        "same on equal accuracy; 0: the candidate always spends less, inf: S-VDIB does.",
+        "higher",
+    ),
+    Metric("energy_low", "J", "Energy at the optimistic ends of the cited constants.", "lower"),
+    Metric("energy_high", "J", "Energy at the pessimistic ends of the cited constants.", "lower"),
+    Metric("spiking_energy_ratio_low", "1", "The ratio at the ends that favour S-VDIB most.", "lower"),
+    Metric(
+        "spiking_energy_ratio_high", "1", "The ratio at the ends that favour the candidate most.", "lower"
+    ),
+    Metric("events", "events", "Events of a recording that the device sees.", "lower"),
+    Metric("spikes", "spikes", "Spikes of hidden neurons for a recording.", "lower"),
+    Metric("sent_spikes", "spikes", "Ones that are sent for a recording.", "lower"),
+    Metric("synaptic_operations", "op", "Weights added to potentials because of events and spikes.", "lower"),
+    Metric("silent_share", "1", "Share of hidden activations that are zero.", "higher"),
+    Metric("relevance", "bit", "Lower bound of the information that arrives about the class.", "higher"),
+    Metric(
+        "information_rate", "bit", "Upper bound of the information that arrives about the recording.", "lower"
+    ),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _METRICS}

@@ -19,7 +19,10 @@ if TYPE_CHECKING:  # the command line lists studies without importing torch
     from defiance.kpm import Sheet
     from defiance.parts import Parts
 
-STUDIES: dict[str, str] = {"worth": "defiance.studies.worth"}
+STUDIES: dict[str, str] = {
+    "worth": "defiance.studies.worth",
+    "coinference": "defiance.studies.coinference",
+}
 """Name of each study -> its module."""
 
 

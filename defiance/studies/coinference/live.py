@@ -1,0 +1,154 @@
+"""Trained codecs on live streams: what `defiance codec encode` and `decode` do."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from defiance.codecs import events
+from defiance.codecs.codec import Codec
+from defiance.codecs.events.formats import read
+from defiance.codecs.live import LiveFrames, destination, live, source
+from defiance.codecs.streaming import Edge, Latency, decode_stream, encode_stream, paced, portions
+from defiance.errors import DefianceError
+from defiance.seeding import stream
+from defiance.studies.coinference import shipped
+from defiance.studies.coinference.data import PIXELS, duration_us
+from defiance.studies.coinference.settings import STEPS, Model, Name, base_regime
+
+DATA = ("nmnist", "motion", "digits")
+
+
+@dataclass(frozen=True)
+class Which:
+    """Which trained codec.
+
+    Attributes:
+        candidate: one of `Name`.
+        uses: channel uses per recording.
+        data: what it was trained on.
+        folder: of the run that trained it; None: one that ships.
+    """
+
+    candidate: str
+    uses: int
+    data: str
+    folder: Path | None = None
+
+    def codec(self) -> Codec:
+        """Both halves.
+
+        Raises:
+            DefianceError: there is no such codec.
+        """
+        for name, value, known in (
+            ("candidate", self.candidate, get_args(Name)),
+            ("data", self.data, DATA),
+        ):
+            if value not in known:
+                raise DefianceError(f"--{name} {value!r}: there are {', '.join(known)}")
+        if self.uses < STEPS or self.uses % STEPS:
+            raise DefianceError(f"--uses {self.uses}: give a multiple of {STEPS}")
+        model = Model(self.candidate, self.uses, self.data, base_regime(self.data), shipped.SEED)
+        return shipped.load(model, self.folder)
+
+
+def encode(
+    which: Which, events_from: str, packets_to: str, *, broken: Literal["refuse", "skip"], at_pace: bool
+) -> None:
+    """Encodes events into packets, and says on stderr what was sent and how long it took.
+
+    Args:
+        which: codec.
+        events_from: a file of events; or `-` or `HOST:PORT`, a stream of N-MNIST's 40-bit events.
+        packets_to: a file, `-` or `HOST:PORT`.
+        broken: what to do with what no camera can have recorded; a stream's is always skipped.
+        at_pace: send a file's frames as slowly as a camera would.
+    """
+    torch.set_num_threads(1)
+    codec, step_us = which.codec(), duration_us(which.data) // STEPS
+    counter = LiveFrames(step_us, PIXELS)
+    from_file = Path(events_from).is_file()
+    with destination(packets_to) as write:
+        if from_file:
+            frames = _of_file(Path(events_from), which, broken, at_pace)
+            bursts = list(encode_stream(codec, frames, write, stream(0, "codec")))
+        else:
+            with source(events_from) as receive:
+                frames = live(portions(receive), counter)
+                bursts = list(encode_stream(codec, frames, write, stream(0, "codec")))
+    sent = sum(burst.bytes for burst in bursts)
+    recordings = len({burst.recording for burst in bursts})
+    _say(f"{recordings} recordings in {len(bursts)} bursts, {sent} bytes")
+    _say(f"from a frame to its packets: {_latency([burst.elapsed_s for burst in bursts])}")
+    if not from_file:
+        _say(
+            f"skipped: {counter.outside} events outside the sensor, {counter.backward} of a clock that "
+            f"ran backwards, {counter.truncated_bytes} bytes at the end"
+        )
+
+
+def decode(which: Which, packets_from: str, *, every_step: bool) -> None:
+    """Decodes packets, prints what each recording shows; says on stderr what was lost and how long it took.
+
+    Args:
+        which: codec.
+        packets_from: a file, `-` or `HOST:PORT`.
+        every_step: print every decision, not only the last of each recording.
+    """
+    torch.set_num_threads(1)
+    edge = Edge(which.codec())
+    elapsed_s = []
+    print("recording\tstep\tclass\tprobability\tmissing")
+    with source(packets_from) as receive:
+        last = None
+        for decision in decode_stream(edge, portions(receive)):
+            elapsed_s.append(decision.elapsed_s)
+            if last is not None and (every_step or decision.recording != last.recording):
+                _print(last.recording, last.step, last.label, last.probability, last.missing)
+            last = decision
+        if last is not None:
+            _print(last.recording, last.step, last.label, last.probability, last.missing)
+    count = edge.assembler
+    _say(f"from packets to a decision: {_latency(elapsed_s)}")
+    _say(
+        f"{count.accepted} packets; lost {count.lost}, duplicates {count.duplicates}, late {count.late}, "
+        f"foreign {count.foreign}, {edge.reader.skipped_bytes} bytes skipped"
+    )
+
+
+def _of_file(path: Path, which: Which, broken: Literal["refuse", "skip"], at_pace: bool) -> Iterator[Tensor]:
+    """Frames of all recordings of a file, [2, H, W] each; the sensor's middle if it is larger."""
+    recordings, report = read(path, broken=broken)
+    if broken == "skip":
+        _say(
+            f"{path}: skipped {report.outside} events outside the sensor, {report.backward} of a clock that "
+            f"ran backwards, {report.truncated_bytes} bytes at the end"
+        )
+    binned = (
+        frame
+        for number in range(len(recordings))
+        for frame in events.frames(
+            recordings.select(torch.tensor([number])), STEPS, duration_us(which.data), (PIXELS, PIXELS)
+        )[0]
+    )
+    return paced(binned, duration_us(which.data) * 1e-6 / STEPS) if at_pace else binned
+
+
+def _print(recording: int, step: int, label: int, probability: float, missing: float) -> None:
+    print(f"{recording}\t{step}\t{label}\t{probability:.3f}\t{missing:.3f}", flush=True)
+
+
+def _latency(elapsed_s: list[float]) -> str:
+    found = Latency.of(elapsed_s)
+    return f"p50 {1e3 * found.p50_s:.2f} ms, p99 {1e3 * found.p99_s:.2f} ms over {found.count}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
