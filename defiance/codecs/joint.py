@@ -33,12 +33,14 @@ class JointAnnConfig:
     Attributes:
         shape: sizes that both halves agree on.
         symbols: zeros and ones, or reals of unit mean energy per burst.
+        device_filters: of the device's two convolutions.
         device_hidden: hidden neurons of the device's network.
         edge_hidden: hidden neurons of the edge's.
     """
 
     shape: Shape = Shape()
     symbols: Literal["binary", "analogue"] = "binary"
+    device_filters: tuple[int, int] = (16, 32)
     device_hidden: int = 128
     edge_hidden: int = 256
 
@@ -46,7 +48,13 @@ class JointAnnConfig:
     def device(self) -> Cnn:
         """The network that makes a burst of symbols from an event map."""
         shape = self.shape
-        return Cnn(2 * shape.slices, shape.size, shape.channel_uses, hidden=self.device_hidden)
+        return Cnn(
+            2 * shape.slices,
+            shape.size,
+            shape.channel_uses,
+            filters=self.device_filters,
+            hidden=self.device_hidden,
+        )
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,9 @@ def initial(config: VdibConfig, generator: torch.Generator) -> Parameters:
     n, h, e = config.readouts, config.hidden, config.edge_hidden
     device = {
         "conv1.weight": normal(1.5, first, 2, 5, 5),
-        "conv2.weight": normal(2.5, second, first, 3, 3),
-        "hidden.weight": normal(2.5, h, config.layer_sizes[1]),
-        "readout.weight": normal(2.0, n * config.bases, h) / math.sqrt(config.bases),
+        "conv2.weight": normal(1.75, second, first, 3, 3),
+        "hidden.weight": normal(1.75, h, config.layer_sizes[1]),
+        "readout.weight": normal(1.4, n * config.bases, h) / math.sqrt(config.bases),
         "readout.bias": torch.zeros(n),
         "feedback.weight": torch.zeros(n, config.bases),
     }

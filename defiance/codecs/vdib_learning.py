@@ -117,7 +117,8 @@ def terms(
         surprise,
         bernoulli_divergence(arriving, prior_logit(parameters, objective, received)).sum(-1),
         neurons.log_probability(spikes.detach(), potential).sum(-1),
-        torch.stack([layer.mean() for layer in driven.hidden]).sum(),
+        # not mean(): its gradient would be divided, and so written out, for every neuron
+        torch.stack([layer.sum() / layer.numel() for layer in driven.hidden]).sum(),
     )
 
 

@@ -8,7 +8,7 @@
 | `neurojscc`            | the same, no bottleneck                 | antipodal, every step         | spiking |
 | `joint-binary`         | CNN                                     | learned bits, one burst       | at end  |
 | `joint-binary-bursts`  | CNN                                     | learned bits, every third     | thirds  |
-| `joint-binary-small`   | CNN of a quarter of the hidden neurons  | learned bits, one burst       | at end  |
+| `joint-binary-small`   | CNN of a seventh of the operations      | learned bits, one burst       | at end  |
 | `joint-analogue`       | CNN                                     | learned reals, one burst      | at end  |
 | `repetition`           | CNN                                     | fewer bits, repeated          | at end  |
 | `uncoded-map`          | counts events                           | a coarse map's bits or pulses | at end  |
@@ -182,7 +182,7 @@ def designs(name: str, uses: int, beta: float | None = None) -> tuple[Design, ..
         case "joint-binary-bursts":
             return _rates(_joint(JointAnnConfig(bursts)))
         case "joint-binary-small":
-            return _rates(_joint(JointAnnConfig(shape, device_hidden=32)))
+            return _rates(_joint(JointAnnConfig(shape, device_filters=(4, 8), device_hidden=32)))
         case "joint-analogue":
             return _rates(_joint(JointAnnConfig(shape, "analogue")))
         case "repetition":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -37,10 +37,12 @@ def curves(results: Results) -> Iterator[Curve]:
         yield Curve("radio", radio.name, "none", "", "energy_per_use", "J", "end", "1", ends, (0.0, 0.5, 1.0))
 
 
-def _curve(name: str, kind: Kind, where: str, x: tuple[str, str, Sequence[float]], samples: Array) -> Curve:
-    """Accuracy with its interval, from samples [models, points] at x (metric, unit, values)."""
-    mean, low, high = zip(*(mean_interval(column) for column in samples.T), strict=True)
-    known = len(samples) > 1
+def _curve(
+    name: str, kind: Kind, where: str, x: tuple[str, str, Sequence[float]], points: Iterable[Array]
+) -> Curve:
+    """Accuracy with its interval at x (metric, unit, values): for each value the accuracies of the models."""
+    mean, low, high = zip(*map(mean_interval, points), strict=True)
+    known = any(map(math.isfinite, low))
     return Curve(
         name,
         kind[0],
@@ -61,11 +63,11 @@ def _noise_curves(results: Results, test: str) -> Iterator[Curve]:
     for kind in results.kinds(test):
         found, where = results.accuracy(kind, test), scenario(test, kind[1])
         x = ("ebn0", "dB", results.ladder[:0:-1])
-        yield _curve("accuracy_noise", kind, where, x, found[:, :0:-1, -1])
+        yield _curve("accuracy_noise", kind, where, x, found[:, :0:-1, -1].T)
         parts = results.parts(kind, test)
         for channel in parts[0].get("channels", {}):
             other = np.array([part["channels"][channel] for part in parts])
-            yield _curve("accuracy_channel", kind, f"{where}/{channel}", x, other[:, :0:-1, -1])
+            yield _curve("accuracy_channel", kind, f"{where}/{channel}", x, other[:, :0:-1, -1].T)
 
 
 def _uses_curves(results: Results, test: str) -> Iterator[Curve]:
@@ -79,10 +81,10 @@ def _uses_curves(results: Results, test: str) -> Iterator[Curve]:
         if len(counts) < 2:
             continue
         for ebn0_db in (ebn0_db for ebn0_db in USES_DB if ebn0_db in results.ladder):
-            samples = np.stack([results.final((name, n, base), test, ebn0_db) for n in sorted(counts)], 1)
+            points = [results.final((name, n, base), test, ebn0_db) for n in sorted(counts)]
             where = f"{test}/{'noiseless' if math.isinf(ebn0_db) else f'{ebn0_db:g}dB'}"
             x = ("channel_uses", "uses", sorted(counts))
-            yield _curve("accuracy_uses", (name, 0, base), where, x, samples)
+            yield _curve("accuracy_uses", (name, 0, base), where, x, points)
 
 
 def _time_curves(results: Results, test: str) -> Iterator[Curve]:
@@ -93,25 +95,25 @@ def _time_curves(results: Results, test: str) -> Iterator[Curve]:
             for ebn0_db in (ebn0_db for ebn0_db in TIME_DB if ebn0_db in results.ladder):
                 found = results.accuracy(kind, test)[:, results.ladder.index(ebn0_db)]
                 where = scenario(test, kind[1], ebn0_db)
-                yield _curve("accuracy_time", kind, where, ("time", "s", moments), found)
+                yield _curve("accuracy_time", kind, where, ("time", "s", moments), found.T)
 
 
 def _information_curves(results: Results, test: str) -> Iterator[Curve]:
     """Accuracy against the information that is sent, over the bottlenecks of S-VDIB."""
-    points = {
+    rates = {
         kind: float(np.mean([part["information_rate"][-1] for part in results.parts(kind, test)]))
         for kind in results.kinds(test)
         if kind[0] == "s-vdib"
         and kind[1] == results.config.reference_uses
         and (kind[2] == results.base(test) or kind[2].startswith("beta"))
     }
-    ordered = sorted(points, key=lambda kind: points[kind])
+    ordered = sorted(rates, key=lambda kind: rates[kind])
     for ebn0_db in (ebn0_db for ebn0_db in TIME_DB if ebn0_db in results.ladder):
         if len(ordered) > 1:
-            samples = np.stack([results.final(kind, test, ebn0_db) for kind in ordered], 1)
+            points = [results.final(kind, test, ebn0_db) for kind in ordered]
             where = scenario(test, results.config.reference_uses, ebn0_db)
-            x = ("information_rate", "bit", [points[kind] for kind in ordered])
-            yield _curve("accuracy_information", ("s-vdib", 0, results.base(test)), where, x, samples)
+            x = ("information_rate", "bit", [rates[kind] for kind in ordered])
+            yield _curve("accuracy_information", ("s-vdib", 0, results.base(test)), where, x, points)
 
 
 def _total_curves(results: Results, test: str) -> Iterator[Curve]:

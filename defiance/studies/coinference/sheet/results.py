@@ -75,6 +75,15 @@ class Results:
         found = self.accuracy(kind, test)
         return found[:, self.ladder.index(ebn0_db), -1] if found.size else np.empty(0)
 
+    def gains(self, kind: Kind, other: Kind, test: str, ebn0_db: float) -> Array:
+        """What a kind gains over another, at the end of a recording, over the seeds of both, [seeds]."""
+        seeds = [[model.seed for model in self.models(one, test)] for one in (kind, other)]
+        own, others = (
+            dict(zip(numbers, self.final(one, test, ebn0_db), strict=True))
+            for numbers, one in zip(seeds, (kind, other), strict=True)
+        )
+        return np.array([own[seed] - others[seed] for seed in own if seed in others])
+
     def base(self, test: str) -> str:
         """The regime in which candidates are compared on these recordings."""
         return base_regime(trained_on(test))

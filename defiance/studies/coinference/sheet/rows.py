@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from defiance.hardware import RADIOS, SERVER_CPU
-from defiance.kpm import METRICS, Row, mean_interval, operations_until_converged, paired_interval
+from defiance.kpm import METRICS, Row, mean_interval, operations_until_converged
 from defiance.studies.coinference.settings import SPIKING, STEPS, Model
 from defiance.studies.coinference.sheet.costs import (
     PAIRS,
@@ -103,9 +103,9 @@ def _comparison_rows(results: Results, test: str) -> Iterator[Row]:
         if name == "s-vdib" or regime != base or not results.models(own, test):
             continue
         for ebn0_db in results.ladder:
-            pair = results.final(own, test, ebn0_db), results.final(kind, test, ebn0_db)
-            row = _maker(kind, scenario(test, uses, ebn0_db), len(pair[0]))
-            yield row("edge", "spiking_gain", paired_interval(*pair), "measured")
+            gains = results.gains(own, kind, test, ebn0_db)
+            row = _maker(kind, scenario(test, uses, ebn0_db), len(gains))
+            yield row("edge", "spiking_gain", mean_interval(gains), "measured")
     for kind in results.kinds(test):
         if kind != results.reference(kind[0], test) or kind[0] in (*SPIKING, *BOUNDS):
             continue

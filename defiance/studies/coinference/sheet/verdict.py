@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from defiance.hardware import RADIOS
-from defiance.kpm import format_quantity, mean_interval, paired_interval
+from defiance.kpm import format_quantity, mean_interval
 from defiance.studies.coinference.settings import SPIKING, STEPS
 from defiance.studies.coinference.sheet.costs import (
     EQUAL_WITHIN,
@@ -101,10 +101,7 @@ def _headline(results: Results, test: str, own: Kind, others: list[Kind]) -> str
     wins: list[str] = []
     losses: list[str] = []
     gains = [
-        paired_interval(
-            results.final(own, test, ebn0_db),
-            results.final(_best(results, test, others, ebn0_db), test, ebn0_db),
-        )
+        mean_interval(results.gains(own, _best(results, test, others, ebn0_db), test, ebn0_db))
         for ebn0_db in _spoken(results)
     ]
     (wins if all(gain[0] > 0 for gain in gains) else losses).append("accuracy")
@@ -144,7 +141,7 @@ def _leaders(results: Results, test: str) -> str:
     own = results.reference("s-vdib", test)
     for ebn0_db in _spoken(results):
         best = _best(results, test, _compared(results, test), ebn0_db)
-        lead = paired_interval(results.final(best, test, ebn0_db), results.final(own, test, ebn0_db))
+        lead = mean_interval(results.gains(best, own, test, ebn0_db))
         share = _share(mean_interval(results.final(best, test, ebn0_db)))
         ahead = "" if best == own else f", {_points(lead)} over S-VDIB"
         parts.append(f"{_noise(ebn0_db)} {best[0]} ({share}{ahead})")
@@ -156,9 +153,9 @@ def _paper(results: Results, test: str, own: Kind) -> str:
     parts = []
     for ebn0_db in (ebn0_db for ebn0_db in _spoken(results) if math.isfinite(ebn0_db)):
         gains = [
-            f"{_points(paired_interval(results.final(own, test, ebn0_db), found))} against {words}"
+            f"{_points(mean_interval(found))} against {words}"
             for name, words in (("separate", "separate coding"), ("neurojscc", "joint spiking coding"))
-            if (found := results.final(results.reference(name, test), test, ebn0_db)).size
+            if (found := results.gains(own, results.reference(name, test), test, ebn0_db)).size
         ]
         if gains:
             parts.append(f"{' and '.join(gains)} {_noise(ebn0_db)}")
@@ -231,7 +228,7 @@ def _elsewhere(results: Results, test: str) -> str:
         if results.models(own, other) and 0.0 in results.ladder:
             best = _best(results, other, _compared(results, other), 0.0)
             share = _share(mean_interval(results.final(own, other, 0.0)))
-            lead = paired_interval(results.final(best, other, 0.0), results.final(own, other, 0.0))
+            lead = mean_interval(results.gains(best, own, other, 0.0))
             ahead = "nobody is ahead" if best == own else f"{best[0]} {_points(lead)}"
             parts.append(f"on {NAMES[other]} {share} ({ahead})")
     return f"At 0 dB S-VDIB reaches {', '.join(parts)}." if parts else ""
