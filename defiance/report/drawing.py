@@ -50,6 +50,7 @@ STYLES = {
     "finetuned-whole": Style("#0072b2", (0, (6, 2)), "s"),
     "s-vdib": Style("#c04000", "-", "o"),
     "s-vdib-sparse": Style("#c04000", (0, (6, 1.5, 1, 1.5)), "^"),
+    "s-vdib-small": Style("#c04000", (0, (1, 1)), "v"),
     "neurojscc": Style("#7a3e8c", (0, (1, 1.5)), "v"),
     "joint-binary": Style("#0072b2", (0, (6, 2)), "s"),
     "joint-binary-bursts": Style("#0072b2", (0, (1, 1.5)), "D"),

@@ -14,7 +14,15 @@ from defiance.report.figures import Panel, Plot
 from defiance.report.page import Section, section
 from defiance.report.tables import Cell, Table
 
-SPENT = ("s-vdib", "s-vdib-sparse", "joint-binary", "joint-binary-small", "uncoded-map", "device-label")
+SPENT = (
+    "s-vdib",
+    "s-vdib-sparse",
+    "s-vdib-small",
+    "joint-binary",
+    "joint-binary-small",
+    "uncoded-map",
+    "device-label",
+)
 
 
 def energy(view: View) -> Section | None:

@@ -5,6 +5,7 @@
 | `s-vdib`               | spiking, random, bottleneck (the paper) | antipodal, every step         | any time|
 | `s-vdib-sparse`        | the same, a tenth of the readouts fire  | on-off pulses, every step     | any time|
 | `s-vdib-deterministic` | the same, no chance and no bottleneck   | antipodal, every step         | any time|
+| `s-vdib-small`         | the same, half the neurons              | antipodal, every step         | any time|
 | `neurojscc`            | the same, no bottleneck                 | antipodal, every step         | spiking |
 | `joint-binary`         | CNN                                     | learned bits, one burst       | at end  |
 | `joint-binary-bursts`  | CNN                                     | learned bits, every third     | thirds  |
@@ -173,6 +174,8 @@ def designs(name: str, uses: int, beta: float | None = None) -> tuple[Design, ..
         case "s-vdib-sparse":
             objective = VdibObjective(beta=SPARSE_BETA, prior="fixed", prior_rate=SPARSE_RATE)
             return _rates(_spiking(shape, objective, on_off=True))
+        case "s-vdib-small":
+            return _rates(_spiking(shape, VdibObjective(beta=BETA), channels=(8, 16), hidden=128))
         case "s-vdib-deterministic":
             return _rates(_spiking(shape, VdibObjective(beta=0.0), firing="deterministic"))
         case "neurojscc":
@@ -225,8 +228,12 @@ def _spiking(
     *,
     on_off: bool = False,
     firing: Literal["random", "deterministic"] = "random",
+    channels: tuple[int, int] = (16, 32),
+    hidden: int = 256,
 ) -> Design:
-    config = VdibConfig(steps=shape.steps, readouts=shape.uses_per_step, firing=firing)
+    config = VdibConfig(
+        steps=shape.steps, channels=channels, hidden=hidden, readouts=shape.uses_per_step, firing=firing
+    )
     channel: BinarySymmetric | EqualEnergy = BinarySymmetric()
     if on_off:
         channel = EqualEnergy(BinarySymmetric("on-off"), SPARSE_RATE)

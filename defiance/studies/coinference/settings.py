@@ -14,6 +14,7 @@ Name = Literal[
     "s-vdib",
     "s-vdib-sparse",
     "s-vdib-deterministic",
+    "s-vdib-small",
     "neurojscc",
     "joint-binary",
     "joint-binary-bursts",
@@ -79,7 +80,7 @@ class Config:
         metadata={"help": "who competes at every number of uses"},
     )
     uses: tuple[int, ...] = field(
-        default=(15, 60, 240, 480, 2040),
+        default=(15, 60, 480, 2040),
         metadata={"min": STEPS, "max": 2040, "help": f"channel uses per recording, multiples of {STEPS}"},
     )
     reference_uses: int = field(
@@ -90,7 +91,7 @@ class Config:
         metadata={"min": -30.0, "max": 30.0, "unit": "dB", "help": "energy of a channel use over N0"},
     )
     mismatch_db: tuple[float, ...] = field(
-        default=(4.0, -4.0),
+        default=(4.0,),
         metadata={"min": -30.0, "max": 30.0, "unit": "dB", "help": "models that know only this Eb/N0"},
     )
     betas: tuple[float, ...] = field(
@@ -144,7 +145,7 @@ WEIGHTS_OF = {"separate-adapted": "separate"}
 
 TUNING_SEED = 1_000_000
 
-SPIKING = ("s-vdib", "s-vdib-sparse", "s-vdib-deterministic", "neurojscc")
+SPIKING = ("s-vdib", "s-vdib-sparse", "s-vdib-deterministic", "s-vdib-small", "neurojscc")
 """Candidates whose device half spikes."""
 
 
@@ -224,11 +225,10 @@ def models(config: Config, seeds: tuple[int, ...]) -> list[Model]:
         for data in sources[1:]
         for name in config.special_candidates
     ]
-    found = []
-    for number, seed in enumerate(seeds):  # seed by seed: models of one seed learn from the same samples
-        asked = compared + wanted if number < config.sweep_seeds else compared
-        found += [Model(*one, seed) for one in dict.fromkeys(asked)]
-    return found
+    wanted = [one for one in dict.fromkeys(wanted) if one not in compared]
+    # seed by seed: models of one seed learn from the same samples
+    found = [Model(*one, seed) for seed in seeds for one in dict.fromkeys(compared)]
+    return found + [Model(*one, seed) for seed in seeds[: config.sweep_seeds] for one in wanted]
 
 
 def tuned_as(config: Config, model: Model) -> Model:
