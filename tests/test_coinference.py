@@ -269,7 +269,7 @@ def test_the_full_preset_trains_what_its_documentation_says() -> None:
     assert {tuned_as(config, model).regime for model in found} == {"simulated"}
     real = next(model for model in found if model.regime == "real")
     assert judged_on(config, real) == ["nmnist", "nmnist-simulated"]
-    assert (real.ebn0_db, next(m for m in found if m.regime == "at-4dB").ebn0_db) == (None, -4.0)
+    assert (real.ebn0_db, next(m for m in found if m.regime == "at4dB").ebn0_db) == (None, 4.0)
 
 
 # --- data ---
