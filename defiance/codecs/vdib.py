@@ -70,7 +70,7 @@ class VdibConfig:
 
 
 def initial(config: VdibConfig, generator: torch.Generator) -> Parameters:
-    """Return random weights; gains are such that about 8 % of the LIF neurons fire per step on N-MNIST."""
+    """Return random weights; gains are such that about 6 % of the LIF neurons fire per step on N-MNIST."""
 
     def normal(gain: float, *shape: int) -> Tensor:
         fan_in = math.prod(shape[1:])

@@ -51,22 +51,22 @@ def _best(view: View) -> Headline | None:
 
 def _ratio(view: View) -> Headline | None:
     rows = view.rows("spiking_energy_ratio", f"{view.first}/{view.reference}")
-    rows = [row for row in rows if row.candidate == "joint-binary" and math.isfinite(row.mean)]
+    rows = [row for row in rows if row.candidate == view.rival and math.isfinite(row.mean)]
     if not rows:
         return None
     value = words.span([row.mean for row in rows], rows[0].unit)
     detail = "; ".join(f"{words.number(row.mean, row.unit)} on {row.node}" for row in rows)
-    label = f"Device energy of S-VDIB over {words.candidate('joint-binary')}"
+    label = f"Device energy of S-VDIB over {words.candidate(view.rival)}, as accurate"
     return Headline(label, value, f"{words.capital(detail)}.", rows[0].provenance)
 
 
 def _crossover(view: View) -> Headline | None:
     rows = view.rows("crossover_energy_per_use", f"{view.first}/0dB")
-    rows = [row for row in rows if row.candidate == "joint-binary"]
+    rows = [row for row in rows if row.candidate == view.rival]
     if not rows:
         return None
     parts = [f"{words.number(row.mean, row.unit)} on {row.node}" for row in rows]
-    label = f"Radio price at which S-VDIB and {words.candidate('joint-binary')} spend the same"
+    label = f"Radio price at which S-VDIB and {words.candidate(view.rival)} spend the same"
     value = words.span([row.mean for row in rows], "J")
     return Headline(label, value, f"{words.capital('; '.join(parts))}.", rows[0].provenance)
 

@@ -24,6 +24,8 @@ NAMES = {
 }
 SPOKEN_DB = (math.inf, 0.0, -4.0, -8.0)
 FIFTH = 0.2
+EQUAL_DB = (math.inf, 0.0, -4.0)
+"""Where two candidates have to be equally accurate before their devices' energies are compared."""
 
 
 def verdict(results: Results) -> str:
@@ -39,6 +41,7 @@ def verdict(results: Results) -> str:
         _leaders(results, test),
         _paper(results, test, own),
         _energy(results, test, own, others),
+        _small(results, test, own, others),
         _crossovers(results, test, own, others),
         _online(results, test, own),
         _elsewhere(results, test),
@@ -90,9 +93,14 @@ def _best(results: Results, test: str, kinds: list[Kind], ebn0_db: float) -> Kin
 
 
 def _equal(results: Results, test: str, own: Kind, others: list[Kind]) -> Kind | None:
-    """The conventional candidate of least device work whose accuracy without noise is not below S-VDIB's."""
-    target = results.final(own, test, math.inf).mean() - EQUAL_WITHIN
-    equal = [kind for kind in others if results.final(kind, test, math.inf).mean() >= target]
+    """The conventional candidate of least device work that is nowhere less accurate than a spiking one."""
+    ladder = [ebn0_db for ebn0_db in EQUAL_DB if ebn0_db in results.ladder]
+
+    def reaches(kind: Kind, ebn0_db: float) -> bool:
+        target = results.final(own, test, ebn0_db).mean() - EQUAL_WITHIN
+        return bool(results.final(kind, test, ebn0_db).mean() >= target)
+
+    equal = [kind for kind in others if all(reaches(kind, ebn0_db) for ebn0_db in ladder)]
     return min(equal, key=lambda kind: results.counted[kind[:2]]["device_operations"], default=None)
 
 
@@ -187,6 +195,19 @@ def _energy(results: Results, test: str, own: Kind, others: list[Kind]) -> str:
         f"{', '.join(parts)} the joules: at most a fifth in {within} of {len(parts)}; "
         f"{100 * silent:.1f} % of its hidden activations are zero."
     )
+
+
+def _small(results: Results, test: str, own: Kind, others: list[Kind]) -> str:
+    """What half of the neurons save, and what they cost."""
+    small = results.reference("s-vdib-small", test)
+    rival = _equal(results, test, small, others) if results.models(small, test) else None
+    if rival is None:
+        return ""
+    lost = _points(mean_interval(results.gains(small, own, test, math.inf)))
+    parts = [
+        f"{ratio[0]:.2g} times on {chips}" for chips, ratio in _ratios(results, test, small, rival).items()
+    ]
+    return f"With half of the neurons it changes by {lost} and takes, against {rival[0]}, {', '.join(parts)}."
 
 
 def _crossovers(results: Results, test: str, own: Kind, others: list[Kind]) -> str:
