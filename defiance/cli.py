@@ -139,6 +139,7 @@ def run(
     progress = _Progress(shown=not json)
     if len(parts) and not json:
         progress.say(f"{len(parts)} parts finished earlier are taken from {parts.folder}")
+    write_atomically(out / "config.toml", config.to_toml(chosen))
     try:
         with progress:
             sheet = module.run(chosen, seeds=tuple(range(seed, seed + count)), parts=parts, progress=progress)
@@ -157,7 +158,6 @@ def run(
             command += [word for setting in settings for word in ("--set", setting)]
             sheet = replace(sheet, made_by=shlex.join(command))
             sheet.save(out / "sheet.json")
-            write_atomically(out / "config.toml", config.to_toml(chosen))
             page = _write_report([sheet], out, progress)
     except KeyboardInterrupt:
         kept = f"{len(parts)} finished parts are kept in {parts.folder}"

@@ -15,7 +15,7 @@ from defiance.codecs import events
 from defiance.codecs.codec import Codec
 from defiance.codecs.events.formats import read
 from defiance.codecs.live import LiveFrames, destination, live, source
-from defiance.codecs.streaming import Edge, Latency, decode_stream, encode_stream, paced, portions
+from defiance.codecs.streaming import Decision, Edge, Latency, decode_stream, encode_stream, paced, portions
 from defiance.errors import DefianceError
 from defiance.seeding import stream
 from defiance.studies.coinference import shipped
@@ -73,6 +73,7 @@ def encode(
     """
     torch.set_num_threads(1)
     codec, step_us = which.codec(), duration_us(which.data) // STEPS
+    _warm_up(codec)
     counter = LiveFrames(step_us, PIXELS)
     from_file = Path(events_from).is_file()
     with destination(packets_to) as write:
@@ -104,17 +105,21 @@ def decode(which: Which, packets_from: str, *, every_step: bool) -> None:
     """
     torch.set_num_threads(1)
     edge = Edge(which.codec())
+    _warm_up(edge.codec)
     elapsed_s = []
     print("recording\tstep\tclass\tprobability\tmissing")
     with source(packets_from) as receive:
-        last = None
+        held: Decision | None = None  # not yet known to be its recording's last
         for decision in decode_stream(edge, portions(receive)):
             elapsed_s.append(decision.elapsed_s)
-            if last is not None and (every_step or decision.recording != last.recording):
-                _print(last.recording, last.step, last.label, last.probability, last.missing)
-            last = decision
-        if last is not None:
-            _print(last.recording, last.step, last.label, last.probability, last.missing)
+            if held is not None and decision.recording != held.recording:
+                _print(held)
+            last = decision.step == STEPS - 1 and decision.missing == 0
+            held = None if every_step or last else decision
+            if held is None:
+                _print(decision)
+        if held is not None:
+            _print(held)
     count = edge.assembler
     _say(f"from packets to a decision: {_latency(elapsed_s)}")
     _say(
@@ -141,8 +146,18 @@ def _of_file(path: Path, which: Which, broken: Literal["refuse", "skip"], at_pac
     return paced(binned, duration_us(which.data) * 1e-6 / STEPS) if at_pace else binned
 
 
-def _print(recording: int, step: int, label: int, probability: float, missing: float) -> None:
-    print(f"{recording}\t{step}\t{label}\t{probability:.3f}\t{missing:.3f}", flush=True)
+def _warm_up(codec: Codec) -> None:
+    """Runs both halves on a recording of nothing: first times take tens of ms."""
+    nothing = [torch.zeros(2, PIXELS, PIXELS, dtype=torch.uint8)] * STEPS
+    for _ in encode_stream(codec, nothing, len, stream(0, "warm up")):
+        pass
+    with torch.no_grad():
+        codec.decode(torch.full((1, STEPS, codec.channel_uses // STEPS), 0.5))
+
+
+def _print(decision: Decision) -> None:
+    found = f"{decision.label}\t{decision.probability:.3f}\t{decision.missing:.3f}"
+    print(f"{decision.recording}\t{decision.step}\t{found}", flush=True)
 
 
 def _latency(elapsed_s: list[float]) -> str:
