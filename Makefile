@@ -1,6 +1,6 @@
 # DEFIANCE on a bare clone: needs python3 (3.11 or newer) with pip, make and gcc; everything else goes to .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench weights readme clean
+.PHONY: help setup demo test check bench bler weights readme clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -44,6 +44,9 @@ bench: $(STAMP)  ## user-steps per CPU-second of the network simulator
 results/%: $(STAMP)  ## run the study NAME with all its seeds and write its sheet results/NAME.json
 	$(BIN)/defiance run $* --preset full --out out/$*-full
 	cp out/$*-full/sheet.json $@.json
+
+bler: $(STAMP)  ## fit the error rates of NR's codes to Sionna's tables: defiance/radio/data/bler.csv
+	$(BIN)/python -m defiance.radio.bler_fit
 
 weights: $(STAMP)  ## pack the weights that the quick preset of `coinference` takes from its finished full runs
 	$(BIN)/python -m defiance.studies.coinference.shipped $(wildcard out/coinference-*)
