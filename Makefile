@@ -38,8 +38,8 @@ check: $(STAMP)  ## formatting, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(STAMP)  ## user-steps per CPU-second of the network simulator
-	$(BIN)/python -m benchmarks.step
+bench: $(STAMP)  ## compare with peers in environments of their own, write results/benchmarks.json
+	$(BIN)/python -m benchmarks.compare
 
 results/%: $(STAMP)  ## run the study NAME with all its seeds and write its sheet results/NAME.json
 	$(BIN)/defiance run $* --preset full --out out/$*-full
@@ -55,4 +55,4 @@ readme: $(STAMP)  ## write what results/worth.json says into README.md and docs/
 	$(BIN)/python docs/refresh.py
 
 clean:  ## remove what was made, .venv too
-	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,180 @@
+"""DEFIANCE's side of `make bench`: the programs that are timed beside the peers'."""
+
+import math
+import time
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.worker import Program, serve
+from benchmarks.worlds import hexagonal
+from defiance import __version__
+from defiance.codecs import codec, events, streaming, vdib
+from defiance.codecs.codec import Samples
+from defiance.control.handover import A3
+from defiance.errors import DefianceError
+from defiance.network import kernel, reference
+from defiance.network.settings import RadioConfig
+from defiance.network.simulate import simulate
+from defiance.network.state import initial
+from defiance.seeding import stream
+from defiance.studies.coinference.candidates import designs
+from defiance.studies.coinference.data import CLASSES, binned, duration_us
+
+BATCH, BATCHES, ACTIVE, PIXELS = 100, 4, 0.05, 34
+EPOCH, USES, RECORDINGS = 10_000, 480, 14
+COPIED = 2**26  # floats
+CONFIG = RadioConfig()
+
+
+def training() -> Program:
+    """S-VDIB's device half (without its chance, which the peers lack): forward, backward, Adam.
+
+    A unit is a recording; the peers' side is `benchmarks.peers.spiking`.
+    """
+    config = vdib.VdibConfig(readouts=10, bases=1, lags=1)
+    random = stream(1, "training")
+    weights = vdib.initial(config, random.child("weights").generator())
+    parameters = {
+        name: weight.requires_grad_() for name, weight in weights.items() if name.startswith("device.")
+    }
+    optimiser = torch.optim.Adam(parameters.values(), lr=2e-3, foreach=True)
+    generator = random.child("events").generator()
+    events = (torch.rand(BATCH, config.steps, 2, PIXELS, PIXELS, generator=generator) < ACTIVE).byte()
+    labels = torch.randint(config.classes, (BATCH,), generator=generator)
+
+    def run() -> None:
+        for _ in range(BATCHES):
+            optimiser.zero_grad(set_to_none=True)
+            logits = vdib.drive(parameters, config, events).current.mean(1)
+            functional.cross_entropy(logits, labels).backward()
+            optimiser.step()
+
+    return Program(run, BATCHES * BATCH)
+
+
+def images(count: int) -> Tensor:
+    """MNIST's, uint8 [count, 28, 28], or scikit-learn's digits again and again where there is none."""
+    try:
+        return events.mnist_images(events.data_folder() / "mnist", "train")[0][:count]
+    except DefianceError:
+        drawn = events.digit_images("train")[0]
+        return drawn.repeat(math.ceil(count / len(drawn)), 1, 1)[:count]
+
+
+def camera() -> Program:
+    """The simulated event camera; a unit is an image."""
+    shown = images(1000)
+    return Program(
+        lambda: events.simulate(shown, events.saccades(), events.SensorConfig(), stream(1, "speed")),
+        len(shown),
+    )
+
+
+def epoch() -> Program:
+    """10,000 recordings are simulated, binned and learned from by the study's S-VDIB, two threads."""
+    torch.set_num_threads(2)
+    design, random, shown = designs("s-vdib", USES)[0], stream(1, "epoch"), images(EPOCH)
+    labels = torch.randint(CLASSES, (EPOCH,), generator=random.child("labels").generator())
+    settings = codec.Training(epochs=1, batch=BATCH, learning_rate=design.learning_rate)
+
+    def run() -> dict[str, float]:
+        began_s = time.perf_counter()
+        camera = random.child("camera")
+        recorded = events.simulate(shown, events.saccades(), events.SensorConfig(), camera, labels=labels)
+        samples = binned(recorded, "nmnist")
+        held = samples.select(torch.arange(BATCH))
+        weights = design.initial(random.child("weights").generator(), held)
+        codec.train(weights, design.stages[0].loss, samples, held, settings, random)
+        return {"wall_s": time.perf_counter() - began_s}
+
+    return Program(run)
+
+
+def streamed() -> Program:
+    """What `defiance codec encode` and `decode` do, through a socket, at the pace of a camera, one thread.
+
+    Weights are random: they don't change what is computed.
+    """
+    design, random = designs("s-vdib", USES)[0], stream(1, "stream")
+    recorded = events.simulate(images(RECORDINGS), events.saccades(), events.SensorConfig(), random)
+    samples: Samples = binned(recorded, "nmnist")
+    built = design.builds[0](design.initial(random.child("weights").generator(), samples))
+    frames = samples.frames.flatten(0, 1)
+    step_s = duration_us("nmnist") * 1e-6 / built.steps
+
+    def run() -> dict[str, float]:
+        found = streaming.loopback(built, streaming.paced(frames, step_s), random).both
+        return {"p50_ms": 1e3 * found.p50_s, "p99_ms": 1e3 * found.p99_s}
+
+    return Program(run)
+
+
+def network(worlds: int, users: int, sites: int, sectors: int, duration_s: float, per: str) -> Program:
+    """The whole loop of the simulator under event A3: all that a study switches on.
+
+    Args:
+        worlds: in one batch.
+        users: of each.
+        sites: of each.
+        sectors: of each site.
+        duration_s: of a call.
+        per: what a unit is: `user`, `link` or `world`, for one step.
+    """
+    world = hexagonal(worlds, users, sites, sectors, duration_s)
+    rule, random = A3(3.0, 1.0, 0.16, 4.0), stream(1, "messages")
+    units = {"world": 1, "user": users, "link": users * sites * sectors}[per] * worlds
+    return Program(
+        lambda: simulate(world, CONFIG, rule, random, duration_s=duration_s, warm_up_s=0.0),
+        units * CONFIG.steps(duration_s),
+    )
+
+
+def step(worlds: int, users: int, sites: int, sectors: int, steps: int, per: str) -> Program:
+    """The fused step alone: movement, fading, procedures, scheduling, load; arguments as of `network`."""
+    world = hexagonal(worlds, users, sites, sectors, steps * CONFIG.step_s)
+    state = initial(world, CONFIG, reference.path_gain_db(world, world.route_m[:, :, 0]).argmax(-1))
+    units = {"world": 1, "user": users, "link": users * sites * sectors}[per] * worlds
+    return Program(lambda: kernel.step_in_place(world, state, CONFIG, steps), units * steps)
+
+
+def traffic(users: int, steps: int) -> Program:
+    """The fused step on 57 cells; a unit is a byte that belongs to a link and that the step must touch.
+
+    Those are each link's arrivals and phases, the four map points around its user, and the sum of its
+    received power, read and written. The map's bytes count each time, though most come from a cache.
+    """
+    timed, links = step(1, users, 19, 3, steps, "link"), users * 57
+    world = hexagonal(1, 1, 19, 3, 1.0)
+    constant = (world.fading_direction.nbytes + world.fading_phase.nbytes) / 57
+    map_points, sums = 4 * world.gain_db.element_size(), 2 * 4
+    return Program(timed.run, links * steps * (constant + map_points + sums))
+
+
+def copying() -> Program:
+    """Copies 256 MiB of floats; a unit is a byte read or written."""
+    source, target = torch.ones(COPIED), torch.empty(COPIED)
+    return Program(lambda: target.copy_(source), 2 * source.nbytes)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    serve(
+        __version__,
+        {
+            "training": training,
+            "epoch": epoch,
+            "camera": camera,
+            "stream": streamed,
+            "19x3 x 1000, loop": lambda: network(1, 1000, 19, 3, 4.0, "user"),
+            "19x3 x 1000, step": lambda: step(1, 1000, 19, 3, 200, "user"),
+            "links, loop": lambda: network(1, 1000, 19, 3, 4.0, "link"),
+            "links, step": lambda: step(1, 1000, 19, 3, 200, "link"),
+            "links, 100000 users": lambda: step(1, 100_000, 19, 3, 3, "link"),
+            "256 worlds, loop": lambda: network(256, 5, 3, 1, 4.0, "world"),
+            "256 worlds, step": lambda: step(256, 5, 3, 1, 500, "world"),
+            "traffic": lambda: traffic(20_000, 10),
+            "copy": copying,
+        },
+    )
