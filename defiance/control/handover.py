@@ -1,4 +1,4 @@
-"""Handover: the A3 rule, the learned function and a genie, side by side under one signature.
+"""Handover: the rules A3 and A5, the learned function and a genie, side by side under one signature.
 
 Each is a `defiance.network.simulate.Policy`: `initial` gives the memory of all users, `decide` maps memory
 and observation to the next memory and the wanted cell. Parameters may differ by world (`[W]`), so a grid of
@@ -31,31 +31,37 @@ ENVELOPE_PERIODS = 3
 """Measurements whose mean power the envelope of the learned function compares."""
 
 
-# --- the rule -------------------------------------------------------------------------------------------
+# --- the rules ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class A3Memory:
-    """Memory of the rule: L3-filtered RSRP and how long A3 has held, `[W, U, C]`; the serving cell."""
+class EventMemory:
+    """Memory of a rule: L3-filtered RSRP and how long its event has held, `[W, U, C]`; the serving cell."""
 
     filtered_dbm: Tensor
     triggered_s: Tensor
     serving: Tensor
 
 
+def no_event(worlds: int, users: int, cells: int) -> EventMemory:
+    """Nothing measured yet."""
+    unknown = torch.full((worlds, users, cells), torch.nan)
+    return EventMemory(unknown, torch.full_like(unknown, -1.0), torch.full((worlds, users), NONE))
+
+
 @dataclass(frozen=True)
 class A3:
     """Event A3 of TS 38.331 clause 5.5.4.4: a neighbour becomes offset better than the serving cell.
 
-    Enters when Mn - Hys > Ms + Off, leaves when Mn + Hys < Ms + Off, reports once it has held for the time
-    to trigger, and again at every measurement while it holds (reports may be lost).
+    Enters when Mn + Ocn - Hys > Ms + Off, leaves when Mn + Ocn + Hys < Ms + Off, reports once it has held for
+    the time to trigger, and again at every measurement while it holds (reports may be lost).
 
     Attributes:
         offset_db: Off, a number or `[W]`.
         hysteresis_db: Hys, a number or `[W]`.
         time_to_trigger_s: TTT, a number or `[W]`.
         filter_k: k of the L3 filter, a number or `[W]`.
-        period_s: time between two measurements.
+        period_s: time between two decisions.
         period_steps: the same in steps of the simulator.
     """
 
@@ -67,37 +73,108 @@ class A3:
     period_steps: int = 5
     placement: Literal["device", "station"] = "device"
 
-    def initial(self, worlds: int, users: int, cells: int) -> A3Memory:
+    def initial(self, worlds: int, users: int, cells: int) -> EventMemory:
         """Nothing measured yet."""
-        unknown = torch.full((worlds, users, cells), torch.nan)
-        return A3Memory(unknown, torch.full_like(unknown, -1.0), torch.full((worlds, users), NONE))
+        return no_event(worlds, users, cells)
 
-    def decide(self, memory: A3Memory, observation: Observation) -> tuple[A3Memory, Tensor]:
+    def decide(self, memory: EventMemory, observation: Observation) -> tuple[EventMemory, Tensor]:
         """The strongest neighbour that has fulfilled A3 for the time to trigger."""
-        return a3_step(memory, observation, self)
+        memory, due = a3_step(memory, observation, self)
+        return memory, strongest(memory.filtered_dbm, due)
 
 
-def a3_step(memory: A3Memory, observation: Observation, rule: A3) -> tuple[A3Memory, Tensor]:
-    """One measurement of the A3 rule, `[W, U, C]`; see `A3`."""
-    measured = observation.rsrp_dbm
-    k = _per_world(rule.filter_k)
-    filtered = torch.where(
-        memory.filtered_dbm.isnan(), measured, l3_filter(memory.filtered_dbm, measured, k, rule.period_s)
-    )
-    serving = observation.serving.long()
-    own = filtered.gather(-1, serving[..., None])
-    margin = filtered - own - _per_world(rule.offset_db)
+@dataclass(frozen=True)
+class A5:
+    """Event A5 of TS 38.331 clause 5.5.4.6: the serving cell becomes bad, a neighbour is good enough.
+
+    Enters when Ms + Hys < Thresh1 and Mn + Ocn - Hys > Thresh2, leaves when Ms - Hys > Thresh1 or
+    Mn + Ocn + Hys < Thresh2; time to trigger, filter and periods as in `A3`.
+
+    Attributes:
+        serving_below_dbm: Thresh1, a number or `[W]`.
+        neighbour_above_dbm: Thresh2, a number or `[W]`.
+    """
+
+    serving_below_dbm: Tensor | float
+    neighbour_above_dbm: Tensor | float
+    hysteresis_db: Tensor | float
+    time_to_trigger_s: Tensor | float
+    filter_k: Tensor | float
+    period_s: float = 0.1
+    period_steps: int = 5
+    placement: Literal["device", "station"] = "device"
+
+    def initial(self, worlds: int, users: int, cells: int) -> EventMemory:
+        """Nothing measured yet."""
+        return no_event(worlds, users, cells)
+
+    def decide(self, memory: EventMemory, observation: Observation) -> tuple[EventMemory, Tensor]:
+        """The strongest neighbour that has fulfilled A5 for the time to trigger."""
+        memory, due = a5_step(memory, observation, self)
+        return memory, strongest(memory.filtered_dbm, due)
+
+
+def a3_step(
+    memory: EventMemory, observation: Observation, rule: A3, individual_offset_db: Tensor | float = 0.0
+) -> tuple[EventMemory, Tensor]:
+    """One measurement of event A3: the next memory, and for which cells it is due, `[W, U, C]`.
+
+    Args:
+        memory: before.
+        observation: RSRP and serving cell.
+        rule: offset, hysteresis and times.
+        individual_offset_db: Ocn of every neighbour as its serving cell's users apply it, `[W, U, C]`.
+    """
+    filtered, own = _filtered(memory, observation, rule)
+    margin = filtered + individual_offset_db - own - _per_world(rule.offset_db)
     hysteresis = _per_world(rule.hysteresis_db)
-    same_cell = (serving == memory.serving)[..., None]
-    held_s = torch.where(same_cell, memory.triggered_s, -1.0)
+    return _triggered(memory, observation, rule, filtered, margin - hysteresis > 0, margin + hysteresis >= 0)
+
+
+def a5_step(memory: EventMemory, observation: Observation, rule: A5) -> tuple[EventMemory, Tensor]:
+    """One measurement of event A5: the next memory, and for which cells it is due, `[W, U, C]`."""
+    filtered, own = _filtered(memory, observation, rule)
+    hysteresis = _per_world(rule.hysteresis_db)
+    worse = own - _per_world(rule.serving_below_dbm)
+    better = filtered - _per_world(rule.neighbour_above_dbm)
+    enters = (worse + hysteresis < 0) & (better - hysteresis > 0)
+    stays = (worse - hysteresis <= 0) & (better + hysteresis >= 0)
+    return _triggered(memory, observation, rule, filtered, enters, stays)
+
+
+def strongest(level_db: Tensor, due: Tensor) -> Tensor:
+    """The best of the cells that are due, `[W, U]` int64; NONE without one."""
+    best = level_db.masked_fill(~due, -torch.inf).argmax(-1)
+    return torch.where(due.any(-1), best, NONE)
+
+
+def _filtered(memory: EventMemory, observation: Observation, rule: A3 | A5) -> tuple[Tensor, Tensor]:
+    """L3-filtered RSRP of all cells `[W, U, C]` and of the serving one `[W, U, 1]`."""
+    measured, k = observation.rsrp_dbm, _per_world(rule.filter_k)
+    interval_s = rule.period_s if observation.interval_s is None else observation.interval_s
+    filtered = torch.where(
+        memory.filtered_dbm.isnan(), measured, l3_filter(memory.filtered_dbm, measured, k, interval_s)
+    )
+    return filtered, filtered.gather(-1, observation.serving.long()[..., None])
+
+
+def _triggered(
+    memory: EventMemory,
+    observation: Observation,
+    rule: A3 | A5,
+    filtered_dbm: Tensor,
+    enters: Tensor,
+    stays: Tensor,
+) -> tuple[EventMemory, Tensor]:
+    """Runs the time to trigger, anew in every serving cell; never for the serving cell itself."""
+    serving = observation.serving.long()
+    held_s = torch.where((serving == memory.serving)[..., None], memory.triggered_s, -1.0)
     was_in = held_s >= 0
-    inside = torch.where(was_in, margin + hysteresis >= 0, margin - hysteresis > 0)
+    inside = torch.where(was_in, stays, enters)
     held_s = torch.where(inside, torch.where(was_in, held_s + rule.period_s, 0.0), -1.0)
     held_s = held_s.scatter(-1, serving[..., None], -1.0)
-    due = held_s >= _per_world(rule.time_to_trigger_s) - 1e-6
-    due &= held_s >= 0
-    best = filtered.masked_fill(~due, -torch.inf).argmax(-1)
-    return A3Memory(filtered, held_s, serving), torch.where(due.any(-1), best, NONE)
+    due = (held_s >= _per_world(rule.time_to_trigger_s) - 1e-6) & (held_s >= 0)
+    return EventMemory(filtered_dbm, held_s, serving), due
 
 
 # --- its learned rival ----------------------------------------------------------------------------------

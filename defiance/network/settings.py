@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 SPEED_OF_LIGHT_MPS = 299_792_458.0
 BOLTZMANN_DBM_PER_HZ = -173.975  # k T at 290 K
@@ -17,9 +18,13 @@ class RadioConfig:
     """What every user and cell of a run shares.
 
     Attributes of time are rounded to whole steps by the simulator. Sources: TR 36.839 clause 5.2 and table
-    5.2.1.1-1 (Qout, Qin, T310, N310, N311, preparation and execution delay, time of stay of a ping-pong),
-    TS 38.133 clause 8.1 (evaluation periods of radio-link monitoring), TS 38.213 clause 4.1 (SS burst period
-    20 ms), TR 36.942 annex A (attenuated Shannon rate).
+    5.2.1.1-1 (Qout, Qin, T310, N310, N311, preparation and execution delay, time of
+    stay of a ping-pong), TS 38.133 clause 8.1 (evaluation periods of radio-link monitoring), TS 38.213 clause
+    4.1 (SS burst period 20 ms), TR 36.942 annex A (attenuated Shannon rate), TS 38.423 clause 8.4.11 (load
+    over Xn every 500 ms to 10 s). The floor of RSRP is the noise of one 30 kHz resource element at a noise
+    figure of 7 dB, and TS 38.133's SSB Es/Iot of -6 dB. `messages = "t310"` is the criterion of TR 36.839
+    clause 5.2.1.3: a handover command that arrives while T310 runs is a handover failure, every other message
+    arrives.
     """
 
     step_s: float = field(
@@ -61,6 +66,35 @@ class RadioConfig:
     reestablishment_s: float = field(
         default=0.3,
         metadata={"min": 0.0, "max": 5.0, "unit": "s", "help": "cell search, RACH, RRC after an RLF"},
+    )
+    measurement_s: float = field(
+        default=0.0,
+        metadata={
+            "min": 0.0,
+            "max": 1.0,
+            "unit": "s",
+            "help": "between layer-1 measurements; 0: each decision",
+        },
+    )
+    sample_s: float = field(
+        default=0.0,
+        metadata={
+            "min": 0.0,
+            "max": 1.0,
+            "unit": "s",
+            "help": "the end of that time which a measurement averages; 0: all of it",
+        },
+    )
+    rsrp_floor_dbm: float = field(
+        default=-128.0, metadata={"min": -200.0, "max": -80.0, "unit": "dBm", "help": "weakest RSRP detected"}
+    )
+    messages: Literal["sinr", "t310"] = field(
+        default="sinr",
+        metadata={"help": "RRC messages are lost by SINR, or commands alone and only while T310 runs"},
+    )
+    xn_report_s: float = field(
+        default=1.0,
+        metadata={"min": 0.5, "max": 10.0, "unit": "s", "help": "between two exchanges of load over Xn"},
     )
     air_delay_s: float = field(
         default=0.005,

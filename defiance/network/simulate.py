@@ -5,7 +5,9 @@ One period of a policy is a whole number of steps::
     step ... step | measure ──(report, uplink)──▶ decide ──(Xn preparation)──▶ command, downlink ──▶ step
 
 A policy on the device decides from its own measurement and sends a request; one at the base station sees only
-the reports that arrived.
+the reports that arrived. A conditional policy is on the device, too: a cell that it wants is prepared and its
+configuration sent, as above; once the device holds that configuration, wanting the cell executes the handover
+at once (TS 38.300 clause 9.2.3.4).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,14 +23,14 @@ from torch import Tensor
 from defiance.errors import DefianceError
 from defiance.link import PURPOSES, LossyLink, Packets, loss_from_sinr
 from defiance.network import kernel, reference
+from defiance.network.failures import Failures, fold_failures, no_failures
 from defiance.network.settings import RadioConfig
-from defiance.network.state import CONNECTED, NONE, State, initial
+from defiance.network.state import CONNECTED, NONE, REESTABLISHING, State, initial
 from defiance.network.world import World
 from defiance.seeding import Stream
 
-RSRP_FLOOR_DBM = -128.0
-"""Weakest RSRP a user detects: the noise of one 30 kHz resource element at a noise figure of 7 dB, and TS
-38.133's SSB Es/Iot of -6 dB."""
+RSRP_FLOOR_DBM = RadioConfig.rsrp_floor_dbm
+"""Weakest RSRP a user detects, unless the configuration says otherwise."""
 
 REPORT_CELL_BITS, REPORT_HEADER_BITS = 17, 40
 """TS 38.331 MeasurementReport: 10 bits of physical cell identity and 7 of RSRP per cell + about 5 bytes."""
@@ -50,17 +52,24 @@ class Observation:
     """What a decision may see.
 
     Attributes:
-        rsrp_dbm: last measurement per cell, `[W, U, C]`; `RSRP_FLOOR_DBM` where a cell was not heard or not
-            reported.
+        rsrp_dbm: last measurement per cell, `[W, U, C]`; `RadioConfig.rsrp_floor_dbm` where a cell was not
+            heard or not reported.
         serving: serving cell, `[W, U]`.
         fresh: whether this measurement reached the decider, `[W, U]`.
         steps: steps since the start.
+        interval_s: time between this measurement and the one before; 0 if nothing was measured since the last
+            decision, None if every decision has its measurement.
+        load: mean share of PRBs of every cell that stations last told each other over Xn, `[W, C]`.
+        prepared: cells whose conditional configuration the device holds, `[W, U, C]`.
     """
 
     rsrp_dbm: Tensor
     serving: Tensor
     fresh: Tensor
     steps: int
+    interval_s: float | None = None
+    load: Tensor | None = None
+    prepared: Tensor | None = None
 
 
 class Policy(Protocol):
@@ -79,6 +88,27 @@ class Policy(Protocol):
 
     def decide(self, memory: Any, observation: Observation) -> tuple[Any, Tensor]:
         """Next memory and the wanted cell, `[W, U]` int64, NONE to stay."""
+
+
+@runtime_checkable
+class ConditionalPolicy(Policy, Protocol):
+    """A policy on the device whose handovers are prepared before they are needed.
+
+    A wanted cell is executed at once if it is in `Observation.prepared`, and prepared otherwise.
+    """
+
+    @property
+    def candidates(self) -> int:
+        """How many cells may be prepared at a time; TS 38.331: at most 8 (`maxNrofCondCells`)."""
+
+
+@runtime_checkable
+class Triggering(Protocol):
+    """Memory of a policy with an entering condition, as TR 36.839's failure states need it."""
+
+    @property
+    def triggered_s(self) -> Tensor:
+        """How long the condition has held for a cell, `[W, U, C]`; negative where it doesn't."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +143,7 @@ class Outcome:
         messages, lost: messages sent and lost in the air, `[W]`.
         prepared: handovers prepared over Xn, `PREPARATION_BITS` each, `[W]`.
         decisions: decisions taken, `[W]`.
+        failures: what failures of links and handovers were: states of TR 36.839, causes of TS 38.300.
         log: what was recorded, if anything was.
     """
 
@@ -123,6 +154,7 @@ class Outcome:
     lost: Tensor
     prepared: Tensor
     decisions: Tensor
+    failures: Failures
     log: Log | None
 
 
@@ -135,9 +167,12 @@ def measure(state: State, config: RadioConfig) -> State:
     """Layer-1 filtering: mean received power per resource element since the last measurement; starts anew."""
     mean = state.rsrp_sum_mw / state.measured_steps.clamp(min=1)[:, None, None]
     rsrp = 10 * torch.log10((mean / config.resource_elements).clamp(min=1e-20))
+    return replace(_unmeasured(state), rsrp_dbm=rsrp.clamp(min=config.rsrp_floor_dbm))
+
+
+def _unmeasured(state: State) -> State:
     return replace(
         state,
-        rsrp_dbm=rsrp.clamp(min=RSRP_FLOOR_DBM),
         rsrp_sum_mw=torch.zeros_like(state.rsrp_sum_mw),
         measured_steps=torch.zeros_like(state.measured_steps),
     )
@@ -154,22 +189,25 @@ def l3_filter(filtered_dbm: Tensor, measured_dbm: Tensor, k: Tensor | float, per
     return filtered_dbm + a * (measured_dbm - filtered_dbm)
 
 
-def reported(rsrp_dbm: Tensor, serving: Tensor, neighbours: int = 8) -> Tensor:
+def reported(
+    rsrp_dbm: Tensor, serving: Tensor, neighbours: int = 8, floor_dbm: float = RSRP_FLOOR_DBM
+) -> Tensor:
     """What a periodic report carries (TS 38.331): serving cell and strongest neighbours, in 1 dB steps.
 
     Args:
         rsrp_dbm: `[W, U, C]`.
         serving: `[W, U]`.
         neighbours: at most so many others.
+        floor_dbm: stands for every other cell.
 
     Returns:
-        `[W, U, C]`, `RSRP_FLOOR_DBM` for every other cell.
+        `[W, U, C]`.
     """
     is_serving = torch.nn.functional.one_hot(serving.long(), rsrp_dbm.shape[-1]).bool()
     ranked = rsrp_dbm.masked_fill(is_serving, torch.inf)
     count = min(neighbours + 1, rsrp_dbm.shape[-1])
     weakest = ranked.topk(count, dim=-1).values[..., -1:]
-    return torch.where(ranked >= weakest, rsrp_dbm.round(), RSRP_FLOOR_DBM)
+    return torch.where(ranked >= weakest, rsrp_dbm.round(), floor_dbm)
 
 
 @torch.no_grad()
@@ -209,39 +247,99 @@ def simulate(
             f"a report and the preparation take {handling_s} s, longer than {period_s} s between decisions;"
             " lower radio.air_delay_s or radio.preparation_s"
         )
+    if config.sample_s > period_s:
+        raise DefianceError(
+            f"radio.sample_s is {config.sample_s} s, longer than the {period_s} s between decisions; lower it"
+        )
+    if config.reestablishment_s < period_s:
+        raise DefianceError(
+            f"radio.reestablishment_s is {config.reestablishment_s} s, shorter than the {period_s} s between"
+            " decisions, so failures couldn't be told apart; raise it"
+        )
+    conditional = isinstance(policy, ConditionalPolicy)
+    periods_per_measurement = max(1, round(config.measurement_s / period_s))
+    periods_per_exchange = max(1, round(config.xn_report_s / period_s))
+    sampled_from = policy.period_steps - config.steps(config.sample_s)
+
+    def run(state: State, first: int, end: int) -> State:
+        """From one step of a period to another; what is measured starts with the sample."""
+        if config.sample_s and first <= sampled_from < end:
+            state = _unmeasured(step(world, state, config, sampled_from - first))
+            first = sampled_from
+        return step(world, state, config, end - first)
+
     counting_from = math.ceil(warm_up_s / period_s)
     periods = counting_from + max(1, round(duration_s / period_s))
     wanted = torch.full((worlds, users), NONE, dtype=torch.int64)
+    triggered, target = wanted != NONE, wanted
+    prepared = torch.zeros(worlds, users, cells, dtype=torch.bool)
+    load, load_steps = state.load.clone(), state.load_steps.clone()
+    failures = no_failures(worlds, users)
     frames: list[tuple[Tensor, ...]] = []
-    start = state.clone()
+    start, failures_before = state.clone(), failures
     for period in range(periods):
         if period == counting_from:
-            start = state.clone()
+            start, failures_before = state.clone(), failures
             messenger.reset()
-        # requests of the last decision are prepared, commanded, executed
+        # what the last decision wanted is prepared, commanded, executed; or executed at once, if prepared
         now_s = period * period_s
-        state = step(world, state, config, until_command)
-        state = messenger.command(state, wanted, period, now_s + handling_s)
-        state = step(world, state, config, policy.period_steps - until_command)
-        state = measure(state, config)
+        served = state.serving.clone()
+        if conditional:
+            state, wanted = _execute_prepared(state, wanted, prepared)
+            target = torch.where(state.target != NONE, state.target, target)
+        state = run(state, 0, until_command)
+        commanded = messenger.command(state, wanted, period, now_s + handling_s)
+        refused = torch.zeros_like(triggered)
+        if conditional:
+            told = (wanted != NONE) & (commanded.target == wanted)
+            prepared = (
+                prepared | (torch.nn.functional.one_hot(wanted.clamp(min=0), cells) * told[..., None]).bool()
+            )
+        else:
+            target = torch.where(commanded.target != NONE, commanded.target, target)
+            state, refused = _refused(commanded, config)
+        state = run(state, until_command, policy.period_steps)
+        failures = fold_failures(failures, state, config, triggered=triggered, refused=refused, target=target)
+        # measurement, exchange of load over Xn, decision
         now_s += period_s
+        measured = period % periods_per_measurement == 0
+        if measured:
+            state = measure(state, config)
+        if period % periods_per_exchange == periods_per_exchange - 1:
+            load = (state.load_steps - load_steps) / (periods_per_exchange * policy.period_steps)
+            load_steps = state.load_steps.clone()
         seen = state.rsrp_dbm
-        fresh = state.status == CONNECTED
+        connected = state.status == CONNECTED
+        fresh = connected & measured
+        prepared = prepared & (connected & (state.serving == served))[..., None]
         if policy.placement == "station":
-            seen = reported(seen, state.serving)
+            seen = reported(seen, state.serving, floor_dbm=config.rsrp_floor_dbm)
             fresh = messenger.report(state, fresh, period, now_s, min(cells, 9))
-        memory, wanted = policy.decide(
-            memory, Observation(seen, state.serving, fresh, (period + 1) * policy.period_steps)
+        observation = Observation(
+            seen,
+            state.serving,
+            fresh,
+            steps=(period + 1) * policy.period_steps,
+            interval_s=(config.measurement_s if measured else 0.0) if config.measurement_s else None,
+            load=load.float(),
+            prepared=prepared,
         )
-        wanted = torch.where((state.status == CONNECTED) & (wanted != state.serving), wanted, NONE)
+        memory, wanted = policy.decide(memory, observation)
+        wanted = torch.where(connected & (wanted != state.serving), wanted, NONE)
+        triggered = wanted != NONE
+        if isinstance(memory, Triggering):
+            triggered = triggered | (memory.triggered_s >= 0).any(-1)
         if policy.placement == "device":
-            arrived = messenger.report(state, wanted != NONE, period, now_s, min(cells, 9))
-            wanted = torch.where(arrived, wanted, NONE)
+            asks = wanted != NONE
+            if conditional:
+                asks &= ~_holds(prepared, wanted)
+            arrived = messenger.report(state, asks, period, now_s, min(cells, 9))
+            wanted = torch.where(arrived | ~asks, wanted, NONE)
         if record and period >= counting_from:
             quality = sinr_db(state)
             frames.append(
                 (
-                    seen.round().to(torch.int8),
+                    seen.clamp(min=-128).round().to(torch.int8),
                     state.serving.to(torch.int8),
                     fresh,
                     torch.where(quality.isfinite(), quality, torch.nan).half(),
@@ -259,6 +357,7 @@ def simulate(
         lost=messenger.lost,
         prepared=messenger.prepared,
         decisions=torch.full((worlds,), (periods - counting_from) * users),
+        failures=failures.since(failures_before),
         log=Log(*(torch.stack(column) for column in zip(*frames, strict=True))) if frames else None,
     )
 
@@ -277,6 +376,35 @@ COUNTS = (
 
 def _since(start: State, state: State) -> State:
     return replace(state, **{name: getattr(state, name) - getattr(start, name) for name in COUNTS})
+
+
+def _holds(prepared: Tensor, cell: Tensor) -> Tensor:
+    """Whether a user holds the conditional configuration of a cell, `[W, U]`; not of NONE."""
+    return prepared.gather(-1, cell.clamp(min=0)[..., None]).squeeze(-1) & (cell != NONE)
+
+
+def _execute_prepared(state: State, wanted: Tensor, prepared: Tensor) -> tuple[State, Tensor]:
+    """Starts the handovers to prepared cells without a command; returns what is still to be prepared."""
+    now = _holds(prepared, wanted) & (state.status == CONNECTED)
+    target = torch.where(now, wanted, state.target).int()
+    command_steps = torch.where(now, 0, state.command_steps).int()
+    return replace(state, target=target, command_steps=command_steps), torch.where(now, NONE, wanted)
+
+
+def _refused(state: State, config: RadioConfig) -> tuple[State, Tensor]:
+    """Handover failure of TR 36.839 clause 5.2.1.3: the command comes while T310 runs, `[W, U]`."""
+    refused = (state.status == CONNECTED) & (state.target != NONE) & (state.t310_steps != NONE)
+    if config.messages == "sinr" or not bool(refused.any()):
+        return state, torch.zeros_like(refused)
+    timer = max(1, config.steps(config.reestablishment_s))
+    return replace(
+        state,
+        status=torch.where(refused, REESTABLISHING, state.status).int(),
+        timer_steps=torch.where(refused, timer, state.timer_steps).int(),
+        target=torch.where(refused, NONE, state.target).int(),
+        t310_steps=torch.where(refused, NONE, state.t310_steps).int(),
+        handover_failures=state.handover_failures + refused.int(),
+    ), refused
 
 
 class _Messenger:
@@ -333,6 +461,8 @@ class _Messenger:
     def _send(self, link: LossyLink, packets: Packets, now_s: float, state: State) -> Tensor:
         """Sends a batch that is alone on its link; returns whose packets arrived, numbered world by world."""
         loss = loss_from_sinr(sinr_db(state).flatten())
+        if self.config.messages == "t310":
+            loss = (state.sinr.flatten() <= 0).to(loss.dtype)
         held = link.offer(replace(link.initial(), loss_probability=loss), packets, now_s)
         _, deliveries = link.advance(held, math.inf, self.stream)
         worlds, users = self.shape

@@ -7,10 +7,13 @@ route.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from defiance.network.settings import RadioConfig
@@ -93,6 +96,7 @@ def draw_worlds(
     load: float,
     demand_bps: float,
     region: Mask | None = None,
+    drives: Callable[[int, float, np.random.Generator], NDArray[np.float32]] | None = None,
 ) -> World:
     """Draws one world per stream.
 
@@ -108,13 +112,19 @@ def draw_worlds(
             +-20 %.
         demand_bps: traffic that every user wants.
         region: outdoor cells that routes keep to, `[rows, columns]`.
+        drives: draws the routes of so many users and of such a length, `[U, P, 2]`, instead of trips along
+            the scene's shortest paths.
     """
     kind = next(kind for limit, kind in KIND_OF_SPEED if speed_kmh < limit)
     cells = scene.path_gain_db.shape[0]
     length_m = duration_s * speed_kmh / 3.6 * 1.15 + 4 * ROUTE_SPACING_M
     route, speed, direction, phase, background, key = [], [], [], [], [], []
     for stream in streams:
-        route.append(routes(scene, kind, users, length_m, stream.child("routes").numpy(), region=region))
+        drawn = stream.child("routes").numpy()
+        if drives is None:
+            route.append(routes(scene, kind, users, length_m, drawn, region=region))
+        else:
+            route.append(drives(users, length_m, drawn))
         rng = stream.child("speed").generator()
         speed.append(speed_kmh / 3.6 * (0.85 + 0.3 * torch.rand(users, generator=rng)))
         rng = stream.child("fading").generator()

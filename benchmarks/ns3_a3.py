@@ -1,0 +1,303 @@
+"""How close handover comes to that of ns-3: event A3 in the urban grid of TR 37.885.
+
+`python -m benchmarks.ns3_a3 [--parts A,B,C] [--draws N] [--out FILE]` simulates the conditions of
+`tr38901/ns3_urban_a3.json` (ns-3 with 5G-LENA, as its authors describe it), compares rates per user-minute:
+
+    part A    24 settings in each of four conditions: ranks (Spearman) within a condition, and median factors
+    part B    two settings in six conditions, absolute
+    part C    one setting with one thing changed, absolute
+
+Nothing is fitted to parts B and C. `LOAD`, what interferes with the control channel, was chosen on part A.
+"""
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from defiance.control.handover import A3
+from defiance.errors import DefianceError
+from defiance.network.reference import path_gain_db
+from defiance.network.settings import RadioConfig
+from defiance.network.simulate import Outcome, simulate
+from defiance.network.state import NONE
+from defiance.network.world import World, draw_worlds
+from defiance.scene.grid import UrbanGrid, drives, urban_grid
+from defiance.seeding import stream
+
+GRID = UrbanGrid((2, 2))
+CARRIER_HZ = 3.5e9
+WARM_UP_S = 60.0
+LOAD = 0.38
+METRICS = ("handovers_pm", "unnecessary_pm", "failures_pm", "sinr_db")
+
+RECEPTIONS_HZ, RECEPTIONS_PER_USER_HZ = 206.0, 16.5
+"""Control channels that an ns-3 user receives per second: so many, and more per user of its cell; out of sync
+after 200 in a row below Qout, in sync after 100 above Qin (5G-LENA 5.1, measured by its authors)."""
+
+SERVICE_SHARE = (0.20, 0.20, 0.15, 0.30, 0.15)  # of users: voice, video call, gaming, streaming, web
+LEAST_STAY_S = (4.0, 6.0, 7.0, 3.0, 2.0)
+LEAST_GAIN_DB = (0.7, 1.0, 1.2, 1.5, 0.4)
+"""A handover is unnecessary if the user stays shorter than this or gains less SINR, all cells on, in its
+stay (at most that long), unless the cell that it left would have been below Qout for T310."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one batch of worlds shares."""
+
+    spacing_m: int
+    users: int
+    duration_s: float
+    preparation_s: float
+    t310_s: float
+
+    def config(self) -> RadioConfig:
+        """The reference's carrier and procedures: ideal RRC, T310 fails a command."""
+        per_cell = RECEPTIONS_HZ + RECEPTIONS_PER_USER_HZ * self.users / 7
+        step_s = 0.01
+        return RadioConfig(
+            step_s=step_s,
+            bandwidth_hz=10e6,
+            tx_power_dbm=40.0,
+            noise_figure_db=5.0,
+            resource_elements=24 * 12,
+            qout_window_s=4 * step_s,
+            qin_window_s=4 * step_s,
+            n310=round(200 / per_cell / step_s),
+            n311=round(100 / per_cell / step_s),
+            t310_s=self.t310_s,
+            preparation_s=self.preparation_s,
+            execution_s=0.01,
+            reestablishment_s=0.1,
+            measurement_s=0.2,
+            sample_s=step_s,
+            rsrp_floor_dbm=-200.0,
+            messages="t310",
+            air_delay_s=0.0,
+            environment_mps=0.0,
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the reference."""
+
+    part: str
+    variant: str
+    condition: Condition
+    speed_mps: float
+    offset_db: float
+    time_to_trigger_s: float
+    reference: dict[str, float]
+
+
+def read_rows(parts: str) -> tuple[list[Row], dict[int, list[tuple[float, float]]]]:
+    """The rows of these parts and the sites by their spacing."""
+    path = Path(os.environ.get("DEFIANCE_DATA", "../shared/data")) / "tr38901" / "ns3_urban_a3.json"
+    if not path.is_file():
+        raise DefianceError(f"{path}: no such file; set DEFIANCE_DATA to the folder that holds tr38901/")
+    stored = json.loads(path.read_text())
+    rows = []
+    for row in stored["rows"]:
+        if row["part"] in parts:
+            changed = row.get("overrides", {})
+            condition = Condition(
+                spacing_m=row["isd_m"],
+                users=changed.get("mobility.users", 20),
+                duration_s=150.0 if row["part"] == "A" else 180.0,  # runs of 600 s, too: rates are the same
+                preparation_s=changed.get("protocol.prep_s", 0.05),
+                t310_s=changed.get("protocol.t310_s", 1.0),
+            )
+            reference = {name: row[name] for name in METRICS}
+            variant = row.get("variant", "")
+            setting = (float(row["speed_mps"]), row["a3_offset_db"], row["ttt_ms"] / 1000)
+            rows.append(Row(row["part"], variant, condition, *setting, reference))
+    sites = {int(spacing): [(float(x), float(y)) for x, y in at] for spacing, at in stored["sites"].items()}
+    return rows, sites
+
+
+def simulated(
+    condition: Condition, rows: list[Row], sites: list[tuple[float, float]], draws: int, load: float
+) -> list[dict[str, float]]:
+    """The same rates for rows that share a condition, over so many draws of vehicles."""
+    config = condition.config()
+    scene = urban_grid(GRID, sites, CARRIER_HZ, stream(1, "ns3", condition.spacing_m))
+    speeds = sorted({row.speed_mps for row in rows})
+    fastest = max(speeds)
+    drawn = draw_worlds(
+        scene,
+        config,
+        [stream(1, "vehicles", speed, draw) for speed in speeds for draw in range(draws)],
+        users=condition.users,
+        duration_s=condition.duration_s,
+        speed_kmh=fastest * 3.6,
+        load=load,
+        demand_bps=16e3,  # 200 bytes every 100 ms
+        drives=partial(drives, GRID),
+    )
+    drawn = replace(
+        drawn,
+        speed_mps=torch.tensor(speeds)
+        .repeat_interleave(draws)[:, None]
+        .expand_as(drawn.speed_mps)
+        .contiguous(),
+        fading_direction=torch.zeros_like(drawn.fading_direction[:, :, :1]),  # one scatterer: |h| = 1
+        fading_phase=torch.zeros_like(drawn.fading_phase[:, :, :1]),
+        background_load=torch.full_like(drawn.background_load, load),
+    )
+    place = [speeds.index(row.speed_mps) * draws + draw for row in rows for draw in range(draws)]
+    world = chosen(drawn, torch.tensor(place))
+    rule = A3(
+        offset_db=torch.tensor([row.offset_db for row in rows]).repeat_interleave(draws),
+        hysteresis_db=0.0,
+        time_to_trigger_s=torch.tensor([row.time_to_trigger_s for row in rows]).repeat_interleave(draws),
+        filter_k=4.0,
+        period_s=0.1,
+        period_steps=10,
+    )
+    outcome = simulate(
+        world,
+        config,
+        rule,
+        stream(1, "messages"),
+        duration_s=condition.duration_s - WARM_UP_S,
+        warm_up_s=WARM_UP_S,
+        record=True,
+    )
+    measured = rates(world, config, outcome)
+    return [
+        {name: float(value.view(len(rows), draws).mean(1)[index]) for name, value in measured.items()}
+        for index in range(len(rows))
+    ]
+
+
+def rates(world: World, config: RadioConfig, outcome: Outcome) -> dict[str, Tensor]:
+    """The reference's metrics of every world, `[W]`."""
+    assert outcome.log is not None
+    users = world.shape[1]
+    user_minutes = users * outcome.duration_s / 60
+    state, serving = outcome.state, outcome.log.serving.long()
+    connected = outcome.log.sinr_db.isfinite()
+    unnecessary = torch.zeros(serving.shape[1:])
+    total_db, samples = torch.zeros(serving.shape[1]), torch.zeros(serving.shape[1])
+    share = torch.tensor(SERVICE_SHARE).cumsum(0)
+    service = torch.searchsorted(share, (torch.arange(users) + 0.5) / users)
+    least_stay_s, least_gain_db = torch.tensor(LEAST_STAY_S)[service], torch.tensor(LEAST_GAIN_DB)[service]
+    period_s = outcome.duration_s / len(serving)
+
+    source = torch.full(serving.shape[1:], NONE)
+    stay_s, gain_db, low_s, would_fail = (torch.zeros(serving.shape[1:]) for _ in range(4))
+    for t, now in enumerate(serving):
+        sinr_db = full_load_sinr_db(world, config, outcome.log.position_m[t])
+        own_db = sinr_db.gather(-1, now[..., None]).squeeze(-1)
+        total_db += (own_db * connected[t]).sum(-1)
+        samples += connected[t].sum(-1)
+        # a stay ends after its least time, with the next handover, or in a failure
+        moved = (
+            connected[t] & connected[t - 1] & (now != serving[t - 1]) if t else torch.zeros_like(connected[t])
+        )
+        ends = (source != NONE) & (moved | (stay_s >= least_stay_s - 1e-6))
+        low_gain = gain_db / (stay_s / period_s).clamp(min=1) < least_gain_db
+        unnecessary += ends & (would_fail == 0) & ((stay_s < least_stay_s - 1e-6) | low_gain)
+        source = torch.where(ends | ~connected[t], NONE, source)
+        source = torch.where(moved, serving[t - 1], source)
+        for tensor in (stay_s, gain_db, low_s, would_fail):
+            tensor[moved] = 0
+        left_db = sinr_db.gather(-1, source.clamp(min=0)[..., None]).squeeze(-1)
+        stay_s += period_s
+        gain_db += own_db - left_db
+        low_s = torch.where(left_db < config.qout_db, low_s + period_s, 0.0)
+        would_fail = torch.maximum(would_fail, (low_s >= config.t310_s - 1e-6).float())
+    return {
+        "handovers_pm": outcome.prepared / user_minutes,
+        "unnecessary_pm": unnecessary.sum(-1) / user_minutes,
+        "failures_pm": (state.link_failures + state.handover_failures).sum(-1) / user_minutes,
+        "sinr_db": total_db / samples,
+    }
+
+
+def full_load_sinr_db(world: World, config: RadioConfig, position_m: Tensor) -> Tensor:
+    """SINR towards every cell if all transmit, without fading, `[W, U, C]`."""
+    power = torch.pow(10.0, (path_gain_db(world, position_m) + config.tx_power_dbm) / 10)
+    noise = 10 ** (config.noise_dbm / 10)
+    return 10 * torch.log10(power / (power.sum(-1, keepdim=True) - power + noise))
+
+
+def chosen(world: World, index: Tensor) -> World:
+    """Some worlds of a batch, in this order."""
+    batched = ("route_m", "speed_mps", "stop_spacing_m", "stop_s", "fading_direction", "fading_phase",
+               "demand_bps", "background_load", "key")  # fmt: skip
+    return replace(world, **{name: getattr(world, name)[index] for name in batched})
+
+
+def compare(parts: str, draws: int, load: float) -> list[dict[str, Any]]:
+    """All rows with what was simulated beside the reference."""
+    rows, sites = read_rows(parts)
+    compared = []
+    for condition in sorted({row.condition for row in rows}, key=lambda c: tuple(asdict(c).values())):
+        group = [row for row in rows if row.condition == condition]
+        found = simulated(condition, group, sites[condition.spacing_m], draws, load)
+        for row, ours in zip(group, found, strict=True):
+            compared.append({**asdict(row), "ours": ours})
+    return compared
+
+
+def factor(ours: float, theirs: float) -> float:
+    """How many times the larger is the smaller; infinite where only one is zero."""
+    low, high = sorted((ours, theirs))
+    return 1.0 if high == 0 else math.inf if low == 0 else high / low
+
+
+def show(compared: Iterable[dict[str, Any]]) -> None:
+    """Prints ranks and median factors of part A by condition, and every row of the others."""
+    compared = list(compared)
+    names = METRICS[:3]
+    of_a = [row for row in compared if row["part"] == "A"]
+    for spacing, speed in sorted({(row["condition"]["spacing_m"], row["speed_mps"]) for row in of_a}):
+        group = [r for r in of_a if (r["condition"]["spacing_m"], r["speed_mps"]) == (spacing, speed)]
+        print(f"A  {spacing} m, {speed:g} m/s, {len(group)} settings")
+        for name in names:
+            ours = np.array([row["ours"][name] for row in group])
+            theirs = np.array([row["reference"][name] for row in group])
+            rank = spearmanr(ours, theirs).statistic if np.ptp(ours) and np.ptp(theirs) else math.nan
+            print(f"   {name:15} rank {rank:.3f}  mean {ours.mean():.3f} against {theirs.mean():.3f}"
+                  f"  median ratio {np.median(ours / np.maximum(theirs, 1e-9)):.2f}")  # fmt: skip
+    for row in compared:
+        if row["part"] != "A":
+            pairs = [(row["ours"][name], row["reference"][name]) for name in names]
+            numbers = "  ".join(f"{a:.3f} / {b:.3f} x{factor(a, b):.2f}" for a, b in pairs)
+            spacing, setting = row["condition"]["spacing_m"], (row["offset_db"], row["time_to_trigger_s"])
+            where = (
+                f"{spacing} m {row['speed_mps']:g} m/s {setting[0]:g} dB {setting[1]:g} s {row['variant']}"
+            )
+            print(f"{row['part']}  {where:50} {numbers}")
+
+
+def main() -> None:
+    """Simulates, prints, and writes all rows if asked to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ns3_a3", description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", default="A,B,C")
+    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--load", type=float, default=LOAD)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    compared = compare(asked.parts, asked.draws, asked.load)
+    show(compared)
+    if asked.out:
+        asked.out.write_text(json.dumps(compared, indent=1))
+
+
+if __name__ == "__main__":
+    main()
