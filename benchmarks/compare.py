@@ -114,6 +114,9 @@ COMPARISONS = (
     Comparison("user-cell links, loop", LINKS, "links, loop", "handoverlab", "map card", wanted=2),
     Comparison("256 worlds of 3 x 5, step", WORLDS, "256 worlds, step", "mobile_env", "small", wanted=1000),
     Comparison("256 worlds of 3 x 5, loop", WORLDS, "256 worlds, loop", "mobile_env", "small", wanted=1000),
+    Comparison("19x3 cells, 1,000 users, step", USERS, "19x3 x 1000, step", "aimm", "moving"),
+    Comparison("256 worlds of 1 x 16, step", USERS, "256 worlds of 16, step", "isaac_net", "uplink"),
+    Comparison("57 cells, 1,026 users, step", USERS, "57 x 1026, step", "sionna", "scheduling"),
     Comparison(
         "57 x 100,000 users against 57 x 1,000", LINKS, "links, 100000 users", OURS, "links, step", 0.8
     ),

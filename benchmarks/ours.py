@@ -174,6 +174,8 @@ if __name__ == "__main__":
             "links, 100000 users": lambda: step(1, 100_000, 19, 3, 3, "link"),
             "256 worlds, loop": lambda: network(256, 5, 3, 1, 4.0, "world"),
             "256 worlds, step": lambda: step(256, 5, 3, 1, 500, "world"),
+            "256 worlds of 16, step": lambda: step(256, 16, 1, 1, 500, "user"),
+            "57 x 1026, step": lambda: step(1, 1026, 19, 3, 200, "user"),
             "traffic": lambda: traffic(20_000, 10),
             "copy": copying,
         },
