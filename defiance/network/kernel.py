@@ -1,14 +1,17 @@
 """The network's step as one fused CPU loop (numba): the same function as `reference.step`, many times faster.
 
-A test holds both equal within 1e-4. Worlds run on as many threads as torch may use; users of one world share
-the load of its cells, so a world is the unit of parallel work. The threads are Python's: numba's own layer on
-OpenMP resets torch's number of threads, and its idle ones spin.
+A test holds both equal within 1e-4. A step has two halves: users move, measure and follow their procedures,
+each on its own (`_advance`), then cells share their resources among them (`_schedule`). So threads take whole
+worlds where there are enough of them, and else parts of a world's users; the result is the same for any
+number of threads. The threads are Python's: numba's own layer on OpenMP resets torch's number of threads, and
+its idle ones spin.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import cache
@@ -16,12 +19,47 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from torch import Tensor
 
 from defiance.network.settings import SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
 from defiance.network.world import World
 from defiance.scene.streets import ROUTE_SPACING_M
+
+LINKS_PER_THREAD = 2**17
+"""Fewer user-cell links than these, about a millisecond of a step, aren't worth a thread's start."""
+
+# What the loop reads: arrays and numbers by their dataclass's names, the configuration in linear units and
+# whole steps.
+_World = namedtuple("_World", [f.name for f in fields(World)])  # type: ignore[misc]
+_State = namedtuple("_State", [f.name for f in fields(State)])  # type: ignore[misc]
+_Radio = namedtuple(
+    "_Radio",
+    [
+        "step_s",
+        "waves_per_m",
+        "environment_mps",
+        "tx_mw",
+        "noise_mw",
+        "qout",
+        "qin",
+        "qin_steps",
+        "n310",
+        "n311",
+        "t310_steps",
+        "execution_steps",
+        "reestablishment_steps",
+        "ping_pong_steps",
+        "bandwidth_hz",
+        "rate_attenuation",
+        "rate_max_bps_hz",
+        "foreground_share",
+    ],
+)
 
 
 def step(world: World, state: State, config: RadioConfig, steps: int = 1) -> State:
@@ -31,47 +69,59 @@ def step(world: World, state: State, config: RadioConfig, steps: int = 1) -> Sta
 
 def step_in_place(world: World, state: State, config: RadioConfig, steps: int = 1) -> State:
     """`step` for a caller that owns the state and wants no copy: overwrites its tensors and returns it."""
-    arrays: list[Any] = [getattr(state, f.name).numpy() for f in fields(State)]
+    worlds, users, cells = world.shape
     arguments = (
-        steps,
-        world.gain_db.numpy(),
-        np.array([*world.origin_m, world.resolution_m]),
-        world.route_m.numpy(),
-        world.speed_mps.numpy(),
-        world.stop_spacing_m.numpy(),
-        world.stop_s.numpy(),
-        world.fading_direction.numpy(),
-        world.fading_phase.numpy(),
-        world.demand_bps.numpy(),
-        world.background_load.numpy(),
-        world.carrier_hz / SPEED_OF_LIGHT_MPS,
-        config.step_s,
-        config.environment_mps,
-        10 ** (config.tx_power_dbm / 10),
-        10 ** (config.noise_dbm / 10),
-        10 ** (config.qout_db / 10),
-        10 ** (config.qin_db / 10),
-        config.steps(config.qin_window_s),
-        config.n310,
-        config.n311,
-        config.steps(config.t310_s),
-        max(1, config.steps(config.execution_s)),
-        max(1, config.steps(config.reestablishment_s)),
-        config.steps(config.ping_pong_s),
-        config.bandwidth_hz,
-        config.rate_attenuation,
-        config.rate_max_bps_hz,
-        config.foreground_share,
-        *arrays,
+        _World(*(_array(getattr(world, f.name)) for f in fields(World))),
+        _State(*(_array(getattr(state, f.name)) for f in fields(State))),
+        _radio(config, world.carrier_hz),
+        np.empty((worlds, users), np.float32),
     )
-    worlds = len(state.ring)
-    threads = min(torch.get_num_threads(), worlds)
-    if threads == 1:
-        _run(0, worlds, *arguments)
+    threads = torch.get_num_threads()
+    if threads > worlds and users * cells >= threads * LINKS_PER_THREAD:
+        parts = _parts(users, threads)
+        for _ in range(steps):
+            for w in range(worlds):
+                list(_pool(threads).map(lambda first, end, w=w: _advance(w, first, end, *arguments), *parts))
+                _schedule(w, *arguments)
+    elif min(threads, worlds) > 1:
+        parts = _parts(worlds, min(threads, worlds))
+        list(_pool(threads).map(lambda first, end: _run(first, end, steps, *arguments), *parts))
     else:
-        parts = [worlds * part // threads for part in range(threads + 1)]
-        list(_pool(threads).map(lambda first, end: _run(first, end, *arguments), parts[:-1], parts[1:]))
+        _run(0, worlds, steps, *arguments)
     return state
+
+
+def _parts(count: int, threads: int) -> tuple[list[int], list[int]]:
+    """First and end of every thread's part of 0 ... count - 1."""
+    borders = [count * part // threads for part in range(threads + 1)]
+    return borders[:-1], borders[1:]
+
+
+def _array(value: Any) -> Any:
+    return value.numpy() if isinstance(value, Tensor) else value
+
+
+def _radio(config: RadioConfig, carrier_hz: float) -> Any:
+    return _Radio(
+        step_s=config.step_s,
+        waves_per_m=carrier_hz / SPEED_OF_LIGHT_MPS,
+        environment_mps=config.environment_mps,
+        tx_mw=10 ** (config.tx_power_dbm / 10),
+        noise_mw=10 ** (config.noise_dbm / 10),
+        qout=10 ** (config.qout_db / 10),
+        qin=10 ** (config.qin_db / 10),
+        qin_steps=config.steps(config.qin_window_s),
+        n310=config.n310,
+        n311=config.n311,
+        t310_steps=config.steps(config.t310_s),
+        execution_steps=max(1, config.steps(config.execution_s)),
+        reestablishment_steps=max(1, config.steps(config.reestablishment_s)),
+        ping_pong_steps=config.steps(config.ping_pong_s),
+        bandwidth_hz=config.bandwidth_hz,
+        rate_attenuation=config.rate_attenuation,
+        rate_max_bps_hz=config.rate_max_bps_hz,
+        foreground_share=config.foreground_share,
+    )
 
 
 @cache
@@ -80,6 +130,25 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 os.register_at_fork(after_in_child=_pool.cache_clear)  # threads don't survive a fork
+
+
+def _fetch(context, array, index):  # type: ignore[no-untyped-def]
+    """Asks for the cache line of a flat array's element, which may lie beyond its end."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        integer = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, integer, integer, integer])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
+        read, keep, is_data = integer(0), integer(3), integer(1)
+        builder.call(function, [place, read, keep, is_data])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+_prefetch: Any = intrinsic(_fetch)
 
 
 @njit(inline="always", fastmath=True)
@@ -97,230 +166,258 @@ def _odd_sine(y):  # type: ignore[no-untyped-def]
     )
 
 
-@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _run(  # type: ignore[no-untyped-def]
-    first, end, steps, gain_db, grid, route_m, speed_mps, stop_spacing_m, stop_s, direction, phase,
-    demand_bps, background, waves_per_m, step_s, environment_mps, tx_mw, noise_mw, qout, qin, qin_steps,
-    n310, n311, t310_limit, execution_steps, reestablishment_steps, ping_pong_steps, bandwidth_hz,
-    attenuation, rate_max, foreground_share, travelled_m, stopped_s, fading_turns, serving, status, timer,
-    target, command_steps, previous, stay, signal, interference, window, t310, out_of_sync, in_sync, sinr,
-    rsrp_sum, rsrp_dbm, load, ring, measured, outage, interrupted, handovers, ping_pongs, link_failures,
-    handover_failures, bits, load_steps,
-):  # fmt: skip
-    _, users, scatterers, cells = direction.shape
-    rows, columns, _ = gain_db.shape
-    window_size = signal.shape[2]
-    points = route_m.shape[2]
-    log2_scale = np.float32(math.log2(10) / 10)
+@njit(inline="always", fastmath=True)
+def _move(w, u, world, state, radio):  # type: ignore[no-untyped-def]
+    """Moves a user; returns where it is on the gain map: row, column and the parts beyond them."""
+    # a stop lasts stop_s every stop_spacing_m
+    speed = 0.0
+    if state.stopped_s[w, u] <= 0:
+        speed = world.speed_mps[w, u]
+        before = state.travelled_m[w, u]
+        after = before + speed * radio.step_s
+        state.travelled_m[w, u] = after
+        spacing = world.stop_spacing_m[w, u]
+        if math.floor(after / spacing) > math.floor(before / spacing):
+            state.stopped_s[w, u] = world.stop_s[w, u]
+    else:
+        state.stopped_s[w, u] -= np.float32(radio.step_s)
+    state.fading_turns[w, u] += max(speed, radio.environment_mps) * radio.step_s * radio.waves_per_m
+    # position along the route
+    along = min(state.travelled_m[w, u] / ROUTE_SPACING_M, world.route_m.shape[2] - 1.000001)
+    point = int(along)
+    part = along - point
+    x = world.route_m[w, u, point, 0] * (1 - part) + world.route_m[w, u, point + 1, 0] * part
+    y = world.route_m[w, u, point, 1] * (1 - part) + world.route_m[w, u, point + 1, 1] * part
+    rows, columns, cells = world.gain_db.shape
+    column = min(max((x - world.origin_m[0]) / world.resolution_m, 0.0), columns - 1.000001)
+    row = min(max((y - world.origin_m[1]) / world.resolution_m, 0.0), rows - 1.000001)
+    i, j = int(row), int(column)
+    # the map is large and users are scattered: have their corners fetched while others are computed
+    flat_gain = world.gain_db.reshape(rows * columns * cells)
+    for c in range(0, 2 * cells + 15, 16):
+        _prefetch(flat_gain, (i * columns + j) * cells + c)
+        _prefetch(flat_gain, (i * columns + j + columns) * cells + c)
+    return i, j, np.float32(row - i), np.float32(column - j)
+
+
+@njit(inline="always", fastmath=True)
+def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-untyped-def]
+    """Received power of every cell, into the buffers' first row; returns their sum weighted with the load."""
+    received, exponent, power_of_two, real, imaginary, cosine, sine = buffers
+    _, _, scatterers, cells = world.fading_direction.shape
     waves = scatterers * cells
+    # bilinear path gain in dB
+    i, j, fy, fx = place
+    one, log2_scale = np.float32(1), np.float32(math.log2(10) / 10)
+    w00, w01 = log2_scale * (one - fy) * (one - fx), log2_scale * (one - fy) * fx
+    w10, w11 = log2_scale * fy * (one - fx), log2_scale * fy * fx
+    g00, g01 = world.gain_db[i, j], world.gain_db[i, j + 1]
+    g10, g11 = world.gain_db[i + 1, j], world.gain_db[i + 1, j + 1]
+    # Jakes: a sum of sinusoids per link, a function of the distance travelled alone
+    turns = state.fading_turns[w, u]
+    flat_direction = world.fading_direction[w, u].reshape(waves)
+    flat_phase = world.fading_phase[w, u].reshape(waves)
+    for k in range(waves):
+        t = turns * np.float64(flat_direction[k]) + np.float64(flat_phase[k])
+        sine[k] = np.float32(t - np.floor(t)) - np.float32(0.5)
+    for k in range(waves):
+        half_turn = sine[k]
+        fold = np.abs(half_turn)
+        quarter = np.float32(0.25)
+        sine[k] = np.copysign(_odd_sine(quarter - np.abs(fold - quarter)), half_turn)
+        cosine[k] = _odd_sine(quarter - fold)
+    real[:] = 0
+    imaginary[:] = 0
+    for n in range(scatterers):
+        for c in range(cells):
+            real[c] += cosine[n * cells + c]
+            imaginary[c] += sine[n * cells + c]
+    for c in range(cells):
+        # 10^(dB/10) = 2^(whole + fraction): exponent bits and a polynomial, relative error < 3e-7
+        z = w00 * g00[c] + w01 * g01[c] + w10 * g10[c] + w11 * g11[c]
+        whole = np.floor(z)
+        f = z - whole
+        exponent[c] = (np.int32(whole) + 127) << 23
+        received[c] = np.float32(0.99999994) + f * (
+            np.float32(0.69315308)
+            + f
+            * (
+                np.float32(0.24015361)
+                + f * (np.float32(0.05582631) + f * (np.float32(0.00898934) + f * np.float32(0.00187757)))
+            )
+        )
+    scale = np.float32(radio.tx_mw / scatterers)
+    total = np.float32(0)
+    for c in range(cells):
+        power = received[c] * power_of_two[c] * scale * (real[c] * real[c] + imaginary[c] * imaginary[c])
+        received[c] = power
+        state.rsrp_sum_mw[w, u, c] += power
+        total += state.load[w, c] * power
+    return total
+
+
+@njit(inline="always", fastmath=True)
+def _follow(w, u, received, total, state, radio):  # type: ignore[no-untyped-def]
+    """Command, execution, re-establishment, radio-link monitoring; the rate in bit/s/Hz, -1 without one."""
+    efficiency = np.float32(-1)
+    state.sinr[w, u] = 0
+    state.stay_steps[w, u] += 1
+    if state.status[w, u] == CONNECTED and state.target[w, u] != NONE:
+        if state.command_steps[w, u] <= 0:
+            state.status[w, u] = EXECUTING
+            state.timer_steps[w, u] = radio.execution_steps
+            state.window_steps[w, u] = 0
+        else:
+            state.command_steps[w, u] -= 1
+    if state.status[w, u] == REESTABLISHING:
+        state.outage_steps[w, u] += 1
+        state.timer_steps[w, u] -= 1
+        if state.timer_steps[w, u] <= 0:
+            best = 0
+            for c in range(1, len(received)):
+                if state.rsrp_dbm[w, u, c] > state.rsrp_dbm[w, u, best]:
+                    best = c
+            state.serving[w, u] = best
+            state.previous[w, u] = NONE
+            state.stay_steps[w, u] = 0
+            state.status[w, u] = CONNECTED
+            _restart(w, u, state)
+    else:
+        cell = state.serving[w, u] if state.status[w, u] == CONNECTED else state.target[w, u]
+        s = received[cell]
+        disturbance = max(total - state.load[w, cell] * s, np.float32(0)) + np.float32(radio.noise_mw)
+        s_out, i_out, s_in, i_in = _remember(w, u, s, disturbance, state, radio)
+        below_qout = s_out < radio.qout * i_out
+        if state.status[w, u] == EXECUTING:
+            state.outage_steps[w, u] += 1
+            state.interrupted_steps[w, u] += 1
+            state.timer_steps[w, u] -= 1
+            if state.timer_steps[w, u] <= 0:
+                _restart(w, u, state)
+                state.target[w, u] = NONE
+                if below_qout:
+                    state.handover_failures[w, u] += 1
+                    state.status[w, u] = REESTABLISHING
+                    state.timer_steps[w, u] = radio.reestablishment_steps
+                else:
+                    state.handovers[w, u] += 1
+                    if cell == state.previous[w, u] and state.stay_steps[w, u] <= radio.ping_pong_steps:
+                        state.ping_pongs[w, u] += 1
+                    state.previous[w, u] = state.serving[w, u]
+                    state.serving[w, u] = cell
+                    state.stay_steps[w, u] = 0
+                    state.status[w, u] = CONNECTED
+                    state.sinr[w, u] = s_in / i_in
+        else:
+            state.sinr[w, u] = s_in / i_in
+            efficiency = np.float32(
+                min(radio.rate_max_bps_hz, radio.rate_attenuation * math.log2(1 + s / disturbance))
+            )
+            if below_qout:
+                state.outage_steps[w, u] += 1
+                state.out_of_sync[w, u] += 1
+                if state.t310_steps[w, u] == NONE and state.out_of_sync[w, u] >= radio.n310:
+                    state.t310_steps[w, u] = 0
+                    state.in_sync[w, u] = 0
+            else:
+                state.out_of_sync[w, u] = 0
+            if state.t310_steps[w, u] != NONE:
+                state.in_sync[w, u] = state.in_sync[w, u] + 1 if s_in > radio.qin * i_in else 0
+                state.t310_steps[w, u] += 1
+                if state.in_sync[w, u] >= radio.n311:
+                    state.t310_steps[w, u] = NONE
+                elif state.t310_steps[w, u] > radio.t310_steps:
+                    state.link_failures[w, u] += 1
+                    state.sinr[w, u] = 0
+                    state.status[w, u] = REESTABLISHING
+                    state.timer_steps[w, u] = radio.reestablishment_steps
+                    state.target[w, u] = NONE
+                    state.t310_steps[w, u] = NONE
+    return efficiency
+
+
+@njit(inline="always", fastmath=True)
+def _restart(w, u, state):  # type: ignore[no-untyped-def]
+    """Radio-link monitoring begins anew with another cell."""
+    state.window_steps[w, u] = 0
+    state.t310_steps[w, u] = NONE
+    state.out_of_sync[w, u] = 0
+    state.in_sync[w, u] = 0
+
+
+@njit(inline="always", fastmath=True)
+def _remember(w, u, signal, disturbance, state, radio):  # type: ignore[no-untyped-def]
+    """Puts a step into the ring; returns sums of signal and disturbance over the Qout and the Qin window."""
+    size = state.signal_mw.shape[2]
+    slot = state.ring[w]
+    state.signal_mw[w, u, slot] = signal
+    state.interference_mw[w, u, slot] = disturbance
+    state.window_steps[w, u] = min(state.window_steps[w, u] + 1, size)
+    s_out = np.float32(0)
+    i_out = np.float32(0)
+    s_in = np.float32(0)
+    i_in = np.float32(0)
+    for k in range(state.window_steps[w, u]):
+        at = slot - k
+        if at < 0:
+            at += size
+        s_out += state.signal_mw[w, u, at]
+        i_out += state.interference_mw[w, u, at]
+        if k < radio.qin_steps:
+            s_in += state.signal_mw[w, u, at]
+            i_in += state.interference_mw[w, u, at]
+    return s_out, i_out, s_in, i_in
+
+
+@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _advance(w, first, end, world, state, radio, efficiency):  # type: ignore[no-untyped-def]
+    """One step of the users `first ... end - 1` of a world, up to the rate that the air offers each."""
+    _, _, scatterers, cells = world.fading_direction.shape
+    received = np.empty(cells, np.float32)
+    exponent = np.empty(cells, np.int32)
+    real, imaginary = np.empty(cells, np.float32), np.empty(cells, np.float32)
+    cosine, sine = np.empty(scatterers * cells, np.float32), np.empty(scatterers * cells, np.float32)
+    buffers = (received, exponent, exponent.view(np.float32), real, imaginary, cosine, sine)
+    if first < end:
+        ahead = _move(w, first, world, state, radio)
+        for u in range(first, end):
+            place = ahead
+            if u + 1 < end:
+                ahead = _move(w, u + 1, world, state, radio)
+            total = _receive(w, u, place, world, state, radio, buffers)
+            efficiency[w, u] = _follow(w, u, received, total, state, radio)
+
+
+@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _schedule(w, world, state, radio, efficiency):  # type: ignore[no-untyped-def]
+    """Equal share of the PRBs that background traffic leaves; the load of the next step follows."""
+    users, cells = efficiency.shape[1], state.load.shape[1]
+    connected = np.zeros(cells, np.int32)
+    used = np.zeros(cells, np.float32)
+    for u in range(users):
+        if efficiency[w, u] >= 0:
+            connected[state.serving[w, u]] += 1
+    for u in range(users):
+        if efficiency[w, u] >= 0:
+            cell = state.serving[w, u]
+            pool = max(np.float32(1) - world.background_load[w, cell], np.float32(radio.foreground_share))
+            rate = radio.bandwidth_hz * efficiency[w, u]
+            share = pool / connected[cell]
+            if world.demand_bps[w, u] < share * rate:
+                share = world.demand_bps[w, u] / rate
+            state.bits[w, u] += share * rate * radio.step_s
+            used[cell] += share
+    for c in range(cells):
+        state.load[w, c] = min(np.float32(1), world.background_load[w, c] + used[c])
+        state.load_steps[w, c] += state.load[w, c]
+    state.ring[w] = state.ring[w] + 1 if state.ring[w] + 1 < state.signal_mw.shape[2] else 0
+    state.measured_steps[w] += 1
+
+
+@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
+def _run(first, end, steps, world, state, radio, efficiency):  # type: ignore[no-untyped-def]
+    """All steps of the worlds `first ... end - 1`."""
     for w in range(first, end):
-        received = np.empty(cells, np.float32)
-        exponent = np.empty(cells, np.int32)
-        power_of_two = exponent.view(np.float32)
-        cosine = np.empty(waves, np.float32)
-        sine = np.empty(waves, np.float32)
-        real = np.empty(cells, np.float32)
-        imaginary = np.empty(cells, np.float32)
-        efficiency = np.empty(users, np.float32)
-        connected = np.empty(cells, np.int32)
-        used = np.empty(cells, np.float32)
         for _ in range(steps):
-            slot = ring[w]
-            connected[:] = 0
-            for u in range(users):
-                # movement; a stop lasts stop_s every stop_spacing_m
-                moving = stopped_s[w, u] <= 0
-                speed = 0.0
-                if moving:
-                    speed = speed_mps[w, u]
-                    before = travelled_m[w, u]
-                    after = before + speed * step_s
-                    travelled_m[w, u] = after
-                    if math.floor(after / stop_spacing_m[w, u]) > math.floor(before / stop_spacing_m[w, u]):
-                        stopped_s[w, u] = stop_s[w, u]
-                else:
-                    stopped_s[w, u] -= np.float32(step_s)
-                fading_turns[w, u] += max(speed, environment_mps) * step_s * waves_per_m
-                # position along the route, then bilinear path gain in dB
-                along = min(travelled_m[w, u] / ROUTE_SPACING_M, points - 1.000001)
-                point = int(along)
-                part = along - point
-                x = route_m[w, u, point, 0] * (1 - part) + route_m[w, u, point + 1, 0] * part
-                y = route_m[w, u, point, 1] * (1 - part) + route_m[w, u, point + 1, 1] * part
-                column = min(max((x - grid[0]) / grid[2], 0.0), columns - 1.000001)
-                row = min(max((y - grid[1]) / grid[2], 0.0), rows - 1.000001)
-                i, j = int(row), int(column)
-                fy, fx = np.float32(row - i), np.float32(column - j)
-                one = np.float32(1)
-                w00, w01 = log2_scale * (one - fy) * (one - fx), log2_scale * (one - fy) * fx
-                w10, w11 = log2_scale * fy * (one - fx), log2_scale * fy * fx
-                g00, g01, g10, g11 = (
-                    gain_db[i, j],
-                    gain_db[i, j + 1],
-                    gain_db[i + 1, j],
-                    gain_db[i + 1, j + 1],
-                )
-                # Jakes: a sum of sinusoids per link, a function of the distance travelled alone
-                turns = fading_turns[w, u]
-                flat_direction = direction[w, u].reshape(waves)
-                flat_phase = phase[w, u].reshape(waves)
-                for k in range(waves):
-                    t = turns * np.float64(flat_direction[k]) + np.float64(flat_phase[k])
-                    sine[k] = np.float32(t - np.floor(t)) - np.float32(0.5)
-                for k in range(waves):
-                    half_turn = sine[k]
-                    fold = np.abs(half_turn)
-                    quarter = np.float32(0.25)
-                    sine[k] = np.copysign(_odd_sine(quarter - np.abs(fold - quarter)), half_turn)
-                    cosine[k] = _odd_sine(quarter - fold)
-                real[:] = 0
-                imaginary[:] = 0
-                for n in range(scatterers):
-                    for c in range(cells):
-                        real[c] += cosine[n * cells + c]
-                        imaginary[c] += sine[n * cells + c]
-                for c in range(cells):
-                    # 10^(dB/10) = 2^(whole + fraction): exponent bits and a polynomial, relative error < 3e-7
-                    z = w00 * g00[c] + w01 * g01[c] + w10 * g10[c] + w11 * g11[c]
-                    whole = np.floor(z)
-                    f = z - whole
-                    exponent[c] = (np.int32(whole) + 127) << 23
-                    received[c] = np.float32(0.99999994) + f * (
-                        np.float32(0.69315308)
-                        + f
-                        * (
-                            np.float32(0.24015361)
-                            + f
-                            * (
-                                np.float32(0.05582631)
-                                + f * (np.float32(0.00898934) + f * np.float32(0.00187757))
-                            )
-                        )
-                    )
-                scale = np.float32(tx_mw / scatterers)
-                total = np.float32(0)
-                for c in range(cells):
-                    power = (
-                        received[c]
-                        * power_of_two[c]
-                        * scale
-                        * (real[c] * real[c] + imaginary[c] * imaginary[c])
-                    )
-                    received[c] = power
-                    rsrp_sum[w, u, c] += power
-                    total += load[w, c] * power
-                # procedures: command, execution, re-establishment, radio-link monitoring
-                efficiency[u] = -1
-                sinr[w, u] = 0
-                stay[w, u] += 1
-                if status[w, u] == CONNECTED and target[w, u] != NONE:
-                    if command_steps[w, u] <= 0:
-                        status[w, u] = EXECUTING
-                        timer[w, u] = execution_steps
-                        window[w, u] = 0
-                    else:
-                        command_steps[w, u] -= 1
-                if status[w, u] == REESTABLISHING:
-                    outage[w, u] += 1
-                    timer[w, u] -= 1
-                    if timer[w, u] <= 0:
-                        best = 0
-                        for c in range(1, cells):
-                            if rsrp_dbm[w, u, c] > rsrp_dbm[w, u, best]:
-                                best = c
-                        serving[w, u] = best
-                        previous[w, u] = NONE
-                        stay[w, u] = 0
-                        status[w, u] = CONNECTED
-                        window[w, u] = 0
-                        t310[w, u] = NONE
-                        out_of_sync[w, u] = 0
-                        in_sync[w, u] = 0
-                else:
-                    cell = serving[w, u] if status[w, u] == CONNECTED else target[w, u]
-                    s = received[cell]
-                    disturbance = max(total - load[w, cell] * s, np.float32(0)) + np.float32(noise_mw)
-                    signal[w, u, slot] = s
-                    interference[w, u, slot] = disturbance
-                    window[w, u] = min(window[w, u] + 1, window_size)
-                    s_out = np.float32(0)
-                    i_out = np.float32(0)
-                    s_in = np.float32(0)
-                    i_in = np.float32(0)
-                    for k in range(window[w, u]):
-                        at = slot - k
-                        if at < 0:
-                            at += window_size
-                        s_out += signal[w, u, at]
-                        i_out += interference[w, u, at]
-                        if k < qin_steps:
-                            s_in += signal[w, u, at]
-                            i_in += interference[w, u, at]
-                    if status[w, u] == EXECUTING:
-                        outage[w, u] += 1
-                        interrupted[w, u] += 1
-                        timer[w, u] -= 1
-                        if timer[w, u] <= 0:
-                            window[w, u] = 0
-                            t310[w, u] = NONE
-                            out_of_sync[w, u] = 0
-                            in_sync[w, u] = 0
-                            if s_out < qout * i_out:
-                                handover_failures[w, u] += 1
-                                status[w, u] = REESTABLISHING
-                                timer[w, u] = reestablishment_steps
-                            else:
-                                handovers[w, u] += 1
-                                if cell == previous[w, u] and stay[w, u] <= ping_pong_steps:
-                                    ping_pongs[w, u] += 1
-                                previous[w, u] = serving[w, u]
-                                serving[w, u] = cell
-                                stay[w, u] = 0
-                                status[w, u] = CONNECTED
-                                sinr[w, u] = s_in / i_in
-                            target[w, u] = NONE
-                    else:
-                        sinr[w, u] = s_in / i_in
-                        efficiency[u] = min(rate_max, attenuation * math.log2(1 + s / disturbance))
-                        connected[cell] += 1
-                        if s_out < qout * i_out:
-                            outage[w, u] += 1
-                            out_of_sync[w, u] += 1
-                            if t310[w, u] == NONE and out_of_sync[w, u] >= n310:
-                                t310[w, u] = 0
-                                in_sync[w, u] = 0
-                        else:
-                            out_of_sync[w, u] = 0
-                        if t310[w, u] != NONE:
-                            if s_in > qin * i_in:
-                                in_sync[w, u] += 1
-                            else:
-                                in_sync[w, u] = 0
-                            if in_sync[w, u] >= n311:
-                                t310[w, u] = NONE
-                            else:
-                                t310[w, u] += 1
-                                if t310[w, u] > t310_limit:
-                                    link_failures[w, u] += 1
-                                    sinr[w, u] = 0
-                                    status[w, u] = REESTABLISHING
-                                    timer[w, u] = reestablishment_steps
-                                    target[w, u] = NONE
-                                    t310[w, u] = NONE
-            # equal share of the PRBs that background traffic leaves; the load of the next step follows
-            used[:] = 0
-            for u in range(users):
-                if efficiency[u] >= 0:
-                    cell = serving[w, u]
-                    pool = max(np.float32(1) - background[w, cell], np.float32(foreground_share))
-                    rate = bandwidth_hz * efficiency[u]
-                    share = pool / connected[cell]
-                    if demand_bps[w, u] < share * rate:
-                        share = demand_bps[w, u] / rate
-                    bits[w, u] += share * rate * step_s
-                    used[cell] += share
-            for c in range(cells):
-                load[w, c] = min(np.float32(1), background[w, c] + used[c])
-                load_steps[w, c] += load[w, c]
-            ring[w] = slot + 1 if slot + 1 < window_size else 0
-            measured[w] += 1
+            _advance(w, 0, efficiency.shape[1], world, state, radio, efficiency)
+            _schedule(w, world, state, radio, efficiency)
