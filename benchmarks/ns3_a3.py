@@ -63,7 +63,7 @@ class Condition:
     t310_s: float
 
     def config(self) -> RadioConfig:
-        """The reference's carrier and procedures: ideal RRC, T310 fails a command."""
+        """The reference's carrier and procedures: ideal RRC and random access, T310 fails a command."""
         per_cell = RECEPTIONS_HZ + RECEPTIONS_PER_USER_HZ * self.users / 7
         step_s = 0.01
         return RadioConfig(
@@ -82,6 +82,7 @@ class Condition:
             reestablishment_s=0.1,
             measurement_s=0.2,
             sample_s=step_s,
+            access_db=-200.0,
             rsrp_floor_dbm=-200.0,
             messages="t310",
             air_delay_s=0.0,

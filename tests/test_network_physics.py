@@ -304,6 +304,37 @@ def test_a_handover_to_a_cell_below_qout_fails(step: Step) -> None:
 
 
 @both
+@pytest.mark.parametrize(
+    ("away_steps", "status", "interrupted"), [(6, CONNECTED, 7), (12, REESTABLISHING, 10)]
+)
+def test_random_access_is_repeated_until_t304(
+    step: Step, away_steps: int, status: int, interrupted: int
+) -> None:
+    """T304 = 200 ms are 10 steps: a target that comes back after 6 is joined, one after 12 too late.
+
+    Of the mean since the execution's start one good step in 7, +20 dB, is enough: 14.3 > Qout.
+    """
+    config = replace(RADIO, t304_s=0.2)
+    world, carry = lost_and_found()
+    state = command(carry(step(world, start(world), config, 10), 0), 1)
+    state = step(world, state, config, away_steps)
+    state = step(world, carry(state, 1), config, 1)
+    assert (state.status.item(), state.interrupted_steps.item()) == (status, interrupted)
+    assert state.handovers.item() == (status == CONNECTED)
+    assert state.handover_failures.item() == (status == REESTABLISHING)
+
+
+@both
+def test_random_access_has_a_threshold_of_its_own(step: Step) -> None:
+    """A target at -9 dB is below Qout, but not below -10 dB."""
+    world = corridor([[gain_for_snr(20.0), gain_for_snr(-9.0)]] * 2, demand_bps=1.0)  # cell 0 is idle
+    for access_db, joined in ((-8.0, 0), (-10.0, 1)):
+        config = replace(RADIO, access_db=access_db)
+        state = step(world, command(step(world, start(world), config, 10), 1), config, 2)
+        assert (state.handovers.item(), state.handover_failures.item()) == (joined, 1 - joined)
+
+
+@both
 def test_a_handover_rescues_from_t310(step: Step) -> None:
     """A command that arrives while T310 runs stops it (TS 38.331 clause 7.1.1)."""
     world, carry = lost_and_found()

@@ -26,6 +26,8 @@ CONFIGS = (
         reestablishment_s=0.05,
         ping_pong_s=0.1,
         foreground_share=0.0,
+        access_db=-10.0,
+        t304_s=0.06,
     ),
     RadioConfig(qout_window_s=0.06, qin_window_s=0.06, t310_s=0.0, execution_s=0.0, reestablishment_s=0.0),
 )

@@ -48,10 +48,12 @@ _Radio = namedtuple(
         "qout",
         "qin",
         "qin_steps",
+        "access",
         "n310",
         "n311",
         "t310_steps",
         "execution_steps",
+        "repeat_steps",
         "reestablishment_steps",
         "ping_pong_steps",
         "bandwidth_hz",
@@ -111,10 +113,12 @@ def _radio(config: RadioConfig, carrier_hz: float) -> Any:
         qout=10 ** (config.qout_db / 10),
         qin=10 ** (config.qin_db / 10),
         qin_steps=config.steps(config.qin_window_s),
+        access=10 ** (config.access_db / 10),
         n310=config.n310,
         n311=config.n311,
         t310_steps=config.steps(config.t310_s),
         execution_steps=max(1, config.steps(config.execution_s)),
+        repeat_steps=max(0, config.steps(config.t304_s) - max(1, config.steps(config.execution_s))),
         reestablishment_steps=max(1, config.steps(config.reestablishment_s)),
         ping_pong_steps=config.steps(config.ping_pong_s),
         bandwidth_hz=config.bandwidth_hz,
@@ -292,10 +296,12 @@ def _follow(w, u, received, total, state, radio):  # type: ignore[no-untyped-def
             state.outage_steps[w, u] += 1
             state.interrupted_steps[w, u] += 1
             state.timer_steps[w, u] -= 1
-            if state.timer_steps[w, u] <= 0:
+            below_access = s_out < radio.access * i_out
+            left_steps = state.timer_steps[w, u] + (radio.repeat_steps if below_access else 0)
+            if left_steps <= 0:
                 _restart(w, u, state)
                 state.target[w, u] = NONE
-                if below_qout:
+                if below_access:
                     state.handover_failures[w, u] += 1
                     state.status[w, u] = REESTABLISHING
                     state.timer_steps[w, u] = radio.reestablishment_steps

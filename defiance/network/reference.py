@@ -144,10 +144,14 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     t310 = torch.where(recovered, NONE, torch.where(running, t310 + 1, t310))
     link_failed = running & ~recovered & (t310 > config.steps(config.t310_s))
 
-    # ends of procedures
-    completes = executing & (timer <= 0)
-    handover_failed = completes & below_qout
-    succeeded = completes & ~below_qout
+    # ends of procedures; random access is repeated until T304 runs out
+    below_access = (signal_ring * recent).sum(-1) < 10 ** (config.access_db / 10) * (
+        disturbance_ring * recent
+    ).sum(-1)
+    repeat_steps = max(0, config.steps(config.t304_s) - max(1, config.steps(config.execution_s)))
+    handover_failed = executing & (timer + repeat_steps <= 0) & below_access
+    succeeded = executing & (timer <= 0) & ~below_access
+    completes = handover_failed | succeeded
     ping_pong = succeeded & (cell == state.previous) & (stay <= config.steps(config.ping_pong_s))
     reconnects = reestablishing & (timer <= 0)
     best = state.rsrp_dbm.argmax(-1).int()

@@ -18,7 +18,7 @@ class RadioConfig:
     """What every user and cell of a run shares.
 
     Attributes of time are rounded to whole steps by the simulator. Sources: TR 36.839 clause 5.2 and table
-    5.2.1.1-1 (Qout, Qin, T310, N310, N311, preparation and execution delay, time of
+    5.2.1.1-1 (Qout, also of random access, Qin, T310, N310, N311, preparation and execution delay, time of
     stay of a ping-pong), TS 38.133 clause 8.1 (evaluation periods of radio-link monitoring), TS 38.213 clause
     4.1 (SS burst period 20 ms), TR 36.942 annex A (attenuated Shannon rate), TS 38.423 clause 8.4.11 (load
     over Xn every 500 ms to 10 s). The floor of RSRP is the noise of one 30 kHz resource element at a noise
@@ -56,6 +56,19 @@ class RadioConfig:
         default=1, metadata={"min": 1, "max": 20, "help": "out-of-sync indications that start T310"}
     )
     n311: int = field(default=1, metadata={"min": 1, "max": 10, "help": "in-sync indications that stop T310"})
+    access_db: float = field(
+        default=-8.0,
+        metadata={
+            "min": -200.0,
+            "max": 0.0,
+            "unit": "dB",
+            "help": "least SINR of random access in a handover",
+        },
+    )
+    t304_s: float = field(
+        default=0.0,
+        metadata={"min": 0.0, "max": 10.0, "unit": "s", "help": "random access is repeated so long; 0: once"},
+    )
     t310_s: float = field(default=1.0, metadata={"min": 0.0, "max": 6.0, "unit": "s", "help": "until RLF"})
     preparation_s: float = field(
         default=0.05, metadata={"min": 0.0, "max": 1.0, "unit": "s", "help": "over Xn"}
