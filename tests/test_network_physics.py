@@ -103,22 +103,54 @@ def test_path_gain_is_the_scenes() -> None:
     world = draw_worlds(scene, RADIO, [stream(1, "world")], **draw)
     rng = torch.Generator().manual_seed(0)
     position = torch.tensor([-40.0, 0.0]) + 60 * torch.rand(500, 2, generator=rng)
+    street = torch.zeros(500, dtype=torch.int32)
     torch.testing.assert_close(
-        reference.path_gain_db(world, position), gain_db(scene, position), rtol=0, atol=2e-4
+        reference.map_gain_db(world, position, street), gain_db(scene, position), rtol=0, atol=2e-4
     )
 
 
 @both
 def test_path_gain_of_a_plane_is_exact(step: Step) -> None:
     row, column = torch.meshgrid(torch.arange(6.0), torch.arange(7.0), indexing="ij")
-    world = random_world(5, 1, 20, 1, scatterers=1)
+    world = random_world(6, 1, 20, 1, scatterers=1)
     inside = world.route_m.clamp(min=3.0, max=14.0)  # the grid is 3 ... 27 by -5 ... 15
-    world = replace(world, gain_db=(-100 + 1.5 * column - 2.5 * row)[..., None], route_m=inside)
+    plane = (-100 + 1.5 * column - 2.5 * row)[..., None].expand(2, 6, 7, 1)
+    world = replace(world, gain_db=plane.contiguous(), route_m=inside, loss_db=torch.zeros(1, 20))
     state = step(world, start(world), RADIO)
     x, y = reference.position_m(world, state.travelled_m).unbind(-1)
     expected = -100 + 1.5 * (x - 3) / 4 - 2.5 * (y + 5) / 4
     got = 10 * torch.log10(state.rsrp_sum_mw[..., 0]) - 44
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=2e-4)
+
+
+@both
+def test_a_wrapped_map_repeats_itself_and_is_bilinear_in_its_own_axes(step: Step) -> None:
+    """A place and the same place some lattice vectors away are alike; grid points keep their values."""
+    world = random_world(7, 1, 30, 3, scatterers=1)
+    assert world.lattice_m is not None
+    vectors = torch.tensor([2.0, -3.0], dtype=torch.float64) @ world.lattice_m
+    away = replace(world, route_m=(world.route_m.double() + vectors).float())
+    here, there = step(world, start(world), RADIO), step(away, start(world), RADIO)
+    torch.testing.assert_close(there.rsrp_sum_mw, here.rsrp_sum_mw, rtol=1e-3, atol=0)
+    row, column = torch.meshgrid(torch.arange(6), torch.arange(7), indexing="ij")
+    along = torch.stack([column / 7, row / 6], -1).double()
+    places = torch.tensor(world.origin_m) + along @ world.lattice_m + 1e-7
+    for floor in (0, 1):
+        got = reference.map_gain_db(world, places, torch.full((6, 7), floor))
+        torch.testing.assert_close(got, world.gain_db[floor], rtol=0, atol=1e-4)
+    middle = places[2, 6] + along[0, 1] @ world.lattice_m / 2
+    corners = (world.gain_db[0, 2, 6] + world.gain_db[0, 2, 0]) / 2  # across the border
+    got = reference.map_gain_db(world, middle, torch.tensor(0))
+    torch.testing.assert_close(got, corners, rtol=0, atol=1e-4)
+
+
+@both
+def test_a_users_own_loss_dims_every_cell_alike(step: Step) -> None:
+    world = random_world(8, 1, 30, 3)
+    open_air = replace(world, loss_db=torch.zeros(1, 30))
+    ratio = step(world, start(world), RADIO).rsrp_sum_mw / step(open_air, start(world), RADIO).rsrp_sum_mw
+    expected = (10 ** (-world.loss_db / 10))[..., None].expand(1, 30, 3)
+    torch.testing.assert_close(ratio, expected, rtol=1e-4, atol=0)
 
 
 @both

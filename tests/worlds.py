@@ -42,11 +42,14 @@ def corridor(
     route = torch.stack([torch.arange(0, places * SPACING_M - SPACING_M + 0.1, 2.0)] * 2, -1)
     route[:, 1] = 0.0
     return World(
-        gain_db=gain.expand(2, places, cells).contiguous(),
+        gain_db=gain.expand(1, 2, places, cells).contiguous(),
         origin_m=(0.0, 0.0),
         resolution_m=SPACING_M,
+        lattice_m=None,
         carrier_hz=3.5e9,
         cell_site=torch.arange(cells),
+        floor=torch.zeros(1, users, dtype=torch.int32),
+        loss_db=torch.zeros(1, users),
         route_m=route.expand(1, users, *route.shape).contiguous(),
         speed_mps=torch.full((1, users), float(speed_mps)),
         stop_spacing_m=torch.full((1, users), math.inf),
@@ -60,7 +63,10 @@ def corridor(
 
 
 def random_world(seed: int, worlds: int, users: int, cells: int, scatterers: int = 8) -> World:
-    """Worlds whose users cross all thresholds of radio-link monitoring within a few steps."""
+    """Worlds whose users cross all thresholds of radio-link monitoring within a few steps.
+
+    Odd seeds have a map that repeats itself, even ones a map with borders.
+    """
     rng = torch.Generator().manual_seed(seed)
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -68,11 +74,14 @@ def random_world(seed: int, worlds: int, users: int, cells: int, scatterers: int
 
     rows, columns, points = 6, 7, 40
     return World(
-        gain_db=uniform(-160, -110, rows, columns, cells),
+        gain_db=uniform(-160, -110, 2, rows, columns, cells),
         origin_m=(3.0, -5.0),
         resolution_m=4.0,
+        lattice_m=torch.tensor([[24.0, 3.0], [-5.0, 20.0]], dtype=torch.float64) if seed % 2 else None,
         carrier_hz=3.5e9,
         cell_site=torch.arange(cells) // 3,
+        floor=torch.randint(2, (worlds, users), generator=rng, dtype=torch.int32),
+        loss_db=uniform(0, 6, worlds, users),
         route_m=uniform(-12, 30, worlds, users, points, 2),  # beyond the grid's borders, too
         speed_mps=uniform(0, 40, worlds, users),
         stop_spacing_m=uniform(2, 20, worlds, users),

@@ -73,8 +73,8 @@ def step_in_place(world: World, state: State, config: RadioConfig, steps: int = 
     """`step` for a caller that owns the state and wants no copy: overwrites its tensors and returns it."""
     worlds, users, cells = world.shape
     arguments = (
-        _World(*(_array(getattr(world, f.name)) for f in fields(World))),
-        _State(*(_array(getattr(state, f.name)) for f in fields(State))),
+        _World(**_arrays(world) | {"lattice_m": _to_lattice(world)}),
+        _State(**_arrays(state)),
         _radio(config, world.carrier_hz),
         np.empty((worlds, users), np.float32),
     )
@@ -99,8 +99,16 @@ def _parts(count: int, threads: int) -> tuple[list[int], list[int]]:
     return borders[:-1], borders[1:]
 
 
-def _array(value: Any) -> Any:
-    return value.numpy() if isinstance(value, Tensor) else value
+def _arrays(of: World | State) -> dict[str, Any]:
+    values = {f.name: getattr(of, f.name) for f in fields(of)}
+    return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def _to_lattice(world: World) -> Any:
+    """What turns a place into shares of the lattice's vectors, `[2, 2]`; zeros for a map with borders."""
+    if world.lattice_m is None:
+        return np.zeros((2, 2))
+    return np.ascontiguousarray(np.linalg.inv(world.lattice_m.numpy()))
 
 
 def _radio(config: RadioConfig, carrier_hz: float) -> Any:
@@ -172,7 +180,10 @@ def _odd_sine(y):  # type: ignore[no-untyped-def]
 
 @njit(inline="always", fastmath=True)
 def _move(w, u, world, state, radio):  # type: ignore[no-untyped-def]
-    """Moves a user; returns where it is on the gain map: row, column and the parts beyond them."""
+    """Moves a user; returns where it is on the gain map.
+
+    That is floor, row and column, the next row and column, and the parts on the way to these.
+    """
     # a stop lasts stop_s every stop_spacing_m
     speed = 0.0
     if state.stopped_s[w, u] <= 0:
@@ -192,16 +203,26 @@ def _move(w, u, world, state, radio):  # type: ignore[no-untyped-def]
     part = along - point
     x = world.route_m[w, u, point, 0] * (1 - part) + world.route_m[w, u, point + 1, 0] * part
     y = world.route_m[w, u, point, 1] * (1 - part) + world.route_m[w, u, point + 1, 1] * part
-    rows, columns, cells = world.gain_db.shape
-    column = min(max((x - world.origin_m[0]) / world.resolution_m, 0.0), columns - 1.000001)
-    row = min(max((y - world.origin_m[1]) / world.resolution_m, 0.0), rows - 1.000001)
-    i, j = int(row), int(column)
+    _, rows, columns, cells = world.gain_db.shape
+    east, north = x - world.origin_m[0], y - world.origin_m[1]
+    share = world.lattice_m
+    if share[0, 0] != 0 or share[0, 1] != 0:
+        column = east * share[0, 0] + north * share[1, 0]
+        row = east * share[0, 1] + north * share[1, 1]
+        column = (column - math.floor(column)) * columns
+        row = (row - math.floor(row)) * rows
+    else:
+        column = min(max(east / world.resolution_m, 0.0), columns - 1.000001)
+        row = min(max(north / world.resolution_m, 0.0), rows - 1.000001)
+    i, j = min(int(row), rows - 1), min(int(column), columns - 1)
+    up, right = (i + 1) % rows, (j + 1) % columns
     # the map is large and users are scattered: have their corners fetched while others are computed
-    flat_gain = world.gain_db.reshape(rows * columns * cells)
+    floor = world.floor[w, u]
+    flat_gain = world.gain_db.reshape(world.gain_db.size)
     for c in range(0, 2 * cells + 15, 16):
-        _prefetch(flat_gain, (i * columns + j) * cells + c)
-        _prefetch(flat_gain, (i * columns + j + columns) * cells + c)
-    return i, j, np.float32(row - i), np.float32(column - j)
+        _prefetch(flat_gain, ((floor * rows + i) * columns + j) * cells + c)
+        _prefetch(flat_gain, ((floor * rows + up) * columns + j) * cells + c)
+    return floor, i, j, up, right, np.float32(row - i), np.float32(column - j)
 
 
 @njit(inline="always", fastmath=True)
@@ -211,12 +232,12 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
     _, _, scatterers, cells = world.fading_direction.shape
     waves = scatterers * cells
     # bilinear path gain in dB
-    i, j, fy, fx = place
+    floor, i, j, up, right, fy, fx = place
     one, log2_scale = np.float32(1), np.float32(math.log2(10) / 10)
     w00, w01 = log2_scale * (one - fy) * (one - fx), log2_scale * (one - fy) * fx
     w10, w11 = log2_scale * fy * (one - fx), log2_scale * fy * fx
-    g00, g01 = world.gain_db[i, j], world.gain_db[i, j + 1]
-    g10, g11 = world.gain_db[i + 1, j], world.gain_db[i + 1, j + 1]
+    g00, g01 = world.gain_db[floor, i, j], world.gain_db[floor, i, right]
+    g10, g11 = world.gain_db[floor, up, j], world.gain_db[floor, up, right]
     # Jakes: a sum of sinusoids per link, a function of the distance travelled alone
     turns = state.fading_turns[w, u]
     flat_direction = world.fading_direction[w, u].reshape(waves)
@@ -250,7 +271,7 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
                 + f * (np.float32(0.05582631) + f * (np.float32(0.00898934) + f * np.float32(0.00187757)))
             )
         )
-    scale = np.float32(radio.tx_mw / scatterers)
+    scale = np.float32(radio.tx_mw / scatterers * 10.0 ** (world.loss_db[w, u] / -10))
     total = np.float32(0)
     for c in range(cells):
         power = received[c] * power_of_two[c] * scale * (real[c] * real[c] + imaginary[c] * imaginary[c])

@@ -47,21 +47,31 @@ def position_m(world: World, travelled_m: Tensor) -> Tensor:
     return start * (1 - part) + end * part
 
 
-def path_gain_db(world: World, position: Tensor) -> Tensor:
-    """Bilinear path gain in dB at positions `[..., 2]`, `[..., C]`."""
-    position = position.double()
-    rows, columns, _ = world.gain_db.shape
-    column = ((position[..., 0] - world.origin_m[0]) / world.resolution_m).clamp(0, columns - 1.000001)
-    row = ((position[..., 1] - world.origin_m[1]) / world.resolution_m).clamp(0, rows - 1.000001)
-    i, j = row.long(), column.long()
+def map_gain_db(world: World, position: Tensor, floor: Tensor) -> Tensor:
+    """What the map says at positions `[..., 2]` on floors `[...]`, bilinear in dB, `[..., C]`."""
+    offset = position.double() - torch.tensor(world.origin_m, dtype=torch.float64, device=position.device)
+    _, rows, columns, _ = world.gain_db.shape
+    if world.lattice_m is None:
+        column = (offset[..., 0] / world.resolution_m).clamp(0, columns - 1.000001)
+        row = (offset[..., 1] / world.resolution_m).clamp(0, rows - 1.000001)
+    else:
+        along = offset @ torch.linalg.inv(world.lattice_m)
+        column, row = ((along - along.floor()) * along.new_tensor([columns, rows])).unbind(-1)
+    i, j = row.long().clamp(max=rows - 1), column.long().clamp(max=columns - 1)
+    up, right = (i + 1) % rows, (j + 1) % columns
     fy, fx = (row - i).float()[..., None], (column - j).float()[..., None]
-    gain = world.gain_db
+    gain, floor = world.gain_db, floor.long()
     return (
-        (1 - fy) * (1 - fx) * gain[i, j]
-        + (1 - fy) * fx * gain[i, j + 1]
-        + fy * (1 - fx) * gain[i + 1, j]
-        + fy * fx * gain[i + 1, j + 1]
+        (1 - fy) * (1 - fx) * gain[floor, i, j]
+        + (1 - fy) * fx * gain[floor, i, right]
+        + fy * (1 - fx) * gain[floor, up, j]
+        + fy * fx * gain[floor, up, right]
     )
+
+
+def path_gain_db(world: World, position: Tensor) -> Tensor:
+    """Path gain of every link with the users at positions `[W, U, 2]`, `[W, U, C]`."""
+    return map_gain_db(world, position, world.floor) - world.loss_db[..., None]
 
 
 def fading_power(world: World, fading_turns: Tensor) -> Tensor:

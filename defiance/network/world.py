@@ -8,7 +8,7 @@ route.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from defiance.network.settings import RadioConfig
+from defiance.radio.tr38901 import CAR_DB, CAR_SIGMA_DB, penetration_db
 from defiance.scene import Scene
+from defiance.scene.drop import Drop, nearest_image
 from defiance.scene.streets import ROUTE_SPACING_M, Kind, Mask, routes
 from defiance.seeding import Stream
 
 KIND_OF_SPEED: tuple[tuple[float, Kind], ...] = ((10.0, "pedestrian"), (40.0, "bus"), (float("inf"), "car"))
 STOP_SPACING_M = {"pedestrian": float("inf"), "bus": 400.0, "car": float("inf")}
 STOP_S = {"pedestrian": 0.0, "bus": 10.0, "car": 0.0}
+WALK_KMH = 3.0  # TR 38.901 table 7.2-1
+SHARED = ("gain_db", "origin_m", "resolution_m", "lattice_m", "carrier_hz", "cell_site")  # by all worlds
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,13 @@ class World:
     """Constants of a batch of worlds.
 
     Attributes:
-        gain_db: path gain on the scene's grid, `[rows, columns, C]`.
-        origin_m: centre of cell [0, 0], (x, y).
-        resolution_m: grid spacing.
+        gain_db: path gain on the scene's grid, `[floors, rows, columns, C]`.
+        origin_m: place of grid point [0, 0], (x, y).
+        resolution_m: grid spacing of a map with borders.
+        lattice_m: vectors along columns and rows after which a wrapped map repeats itself, `[2, 2]` float64;
+            None for a map with borders, beyond which their value holds.
+        floor: whose map each user is on, `[W, U]` int32.
+        loss_db: each user's own loss towards all cells (walls, a car), `[W, U]`.
         cell_site: site of every cell, `[C]`.
         route_m: positions every `ROUTE_SPACING_M` along each user's streets, `[W, U, P, 2]`.
         speed_mps: speed between stops, `[W, U]`.
@@ -49,8 +57,11 @@ class World:
     gain_db: Tensor
     origin_m: tuple[float, float]
     resolution_m: float
+    lattice_m: Tensor | None
     carrier_hz: float
     cell_site: Tensor
+    floor: Tensor
+    loss_db: Tensor
     route_m: Tensor
     speed_mps: Tensor
     stop_spacing_m: Tensor
@@ -69,14 +80,12 @@ class World:
 
     def repeat(self, times: int) -> World:
         """The same worlds `times` over, `[times * W, ...]`: candidates side by side under identical draws."""
-        batched = {
+        batched: dict[str, Any] = {
             f.name: getattr(self, f.name).repeat(times, *[1] * (getattr(self, f.name).dim() - 1))
             for f in fields(self)
-            if f.name not in ("gain_db", "origin_m", "resolution_m", "carrier_hz", "cell_site")
+            if f.name not in SHARED
         }
-        return World(
-            self.gain_db, self.origin_m, self.resolution_m, self.carrier_hz, self.cell_site, **batched
-        )
+        return replace(self, **batched)
 
     def to(self, device: torch.device | str) -> World:
         """The same worlds on another device."""
@@ -116,9 +125,8 @@ def draw_worlds(
             the scene's shortest paths.
     """
     kind = next(kind for limit, kind in KIND_OF_SPEED if speed_kmh < limit)
-    cells = scene.path_gain_db.shape[0]
     length_m = duration_s * speed_kmh / 3.6 * 1.15 + 4 * ROUTE_SPACING_M
-    route, speed, direction, phase, background, key = [], [], [], [], [], []
+    route, speed = [], []
     for stream in streams:
         drawn = stream.child("routes").numpy()
         if drives is None:
@@ -127,6 +135,89 @@ def draw_worlds(
             route.append(drives(users, length_m, drawn))
         rng = stream.child("speed").generator()
         speed.append(speed_kmh / 3.6 * (0.85 + 0.3 * torch.rand(users, generator=rng)))
+    worlds = len(streams)
+    return World(
+        gain_db=scene.path_gain_db.permute(1, 2, 0).contiguous().float()[None],
+        origin_m=scene.origin_m,
+        resolution_m=scene.resolution_m,
+        lattice_m=None,
+        carrier_hz=scene.carrier_hz,
+        cell_site=scene.cell_site,
+        floor=torch.zeros(worlds, users, dtype=torch.int32),
+        loss_db=torch.zeros(worlds, users),
+        route_m=torch.stack([torch.as_tensor(r) for r in route]).float().contiguous(),
+        speed_mps=torch.stack(speed).float(),
+        stop_spacing_m=torch.full((worlds, users), STOP_SPACING_M[kind]),
+        stop_s=torch.full((worlds, users), STOP_S[kind]),
+        demand_bps=torch.full((worlds, users), demand_bps),
+        **_draws(config, streams, users, scene.path_gain_db.shape[0], load),
+    )
+
+
+def draw_drop_worlds(
+    drop: Drop,
+    config: RadioConfig,
+    streams: list[Stream],
+    *,
+    users: int,
+    duration_s: float,
+    speed_kmh: float = WALK_KMH,
+    load: float,
+    demand_bps: float,
+) -> World:
+    """Draws one world per stream on a drop of TR 38.901, users as its tables 7.2-1 to 7.2-3 say.
+
+    Users stand anywhere alike, but not nearer to a site than the scenario allows; so many are indoors, on
+    storey 1 ... n of a building of n = 4 ... 8 (TR 36.873 table 6-1), behind a wall of the low- or the
+    high-loss model. Others are outdoors; in RMa they sit in cars. Everyone moves straight on in a direction
+    of its own, in an office from wall to wall.
+
+    Args:
+        drop: where.
+        config: the carrier.
+        streams: one named random stream per world; a world depends on its own stream alone.
+        users: U.
+        duration_s: how long the routes must last.
+        speed_kmh: of users outdoors; indoors they walk.
+        load: share of PRBs that is occupied on average without the simulated users, [0, 1]; cells differ by
+            +-20 %.
+        demand_bps: traffic that every user wants.
+    """
+    length_m = duration_s * max(speed_kmh, WALK_KMH) / 3.6 + 2 * ROUTE_SPACING_M
+    route, speed, floor, loss = [], [], [], []
+    for stream in streams:
+        rng = stream.child("users").generator()
+        storey, lost = _inside(drop, users, rng)
+        indoor = (storey > 0) | (drop.lattice_m is None)
+        floor.append(storey)
+        loss.append(lost)
+        speed.append(torch.where(indoor, WALK_KMH, speed_kmh) / 3.6)
+        route.append(_straight_on(drop, _places(drop, users, rng), length_m, rng))
+    worlds = len(streams)
+    return World(
+        gain_db=drop.gain_db,
+        origin_m=drop.origin_m,
+        resolution_m=drop.resolution_m,
+        lattice_m=drop.lattice_m,
+        carrier_hz=drop.carrier_hz,
+        cell_site=drop.cell_site,
+        floor=torch.stack(floor),
+        loss_db=torch.stack(loss),
+        route_m=torch.stack(route),
+        speed_mps=torch.stack(speed).float(),
+        stop_spacing_m=torch.full((worlds, users), torch.inf),
+        stop_s=torch.zeros(worlds, users),
+        demand_bps=torch.full((worlds, users), demand_bps),
+        **_draws(config, streams, users, drop.gain_db.shape[-1], load),
+    )
+
+
+def _draws(
+    config: RadioConfig, streams: list[Stream], users: int, cells: int, load: float
+) -> dict[str, Tensor]:
+    """Fading, background load and key of every world."""
+    direction, phase, background, key = [], [], [], []
+    for stream in streams:
         rng = stream.child("fading").generator()
         n = config.scatterers
         offset = torch.rand(users, 1, cells, generator=rng)
@@ -138,20 +229,55 @@ def draw_worlds(
         background.append((load * spread).clamp(max=1) if load < 1 else torch.ones(cells))
         rng = stream.child("messages").generator()
         key.append(torch.randint(2**62, (), generator=rng))
-    worlds = len(streams)
-    return World(
-        gain_db=scene.path_gain_db.permute(1, 2, 0).contiguous().float(),
-        origin_m=scene.origin_m,
-        resolution_m=scene.resolution_m,
-        carrier_hz=scene.carrier_hz,
-        cell_site=scene.cell_site,
-        route_m=torch.stack([torch.as_tensor(r) for r in route]).float().contiguous(),
-        speed_mps=torch.stack(speed).float(),
-        stop_spacing_m=torch.full((worlds, users), STOP_SPACING_M[kind]),
-        stop_s=torch.full((worlds, users), STOP_S[kind]),
-        fading_direction=torch.stack(direction).float().contiguous(),
-        fading_phase=torch.stack(phase).float().contiguous(),
-        demand_bps=torch.full((worlds, users), demand_bps),
-        background_load=torch.stack(background).float(),
-        key=torch.stack(key),
-    )
+    return {
+        "fading_direction": torch.stack(direction).float().contiguous(),
+        "fading_phase": torch.stack(phase).float().contiguous(),
+        "background_load": torch.stack(background).float(),
+        "key": torch.stack(key),
+    }
+
+
+def _inside(drop: Drop, users: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Storey (0 outdoors) and own loss in dB of every user, `[U]` each."""
+    scenario, highest = drop.scenario, drop.gain_db.shape[0] - 1
+    kind, building, level, first, second, model = torch.rand(6, users, generator=rng)
+    normal = torch.randn(users, generator=rng)
+    indoor = kind < scenario.indoor_share
+    lowest = min(4, scenario.storeys)
+    height = lowest + (building * (scenario.storeys - lowest + 1)).floor()
+    storey = torch.where(indoor, 1 + (level * height).floor(), 0.0).clamp(max=highest).int()
+    depth_m = scenario.depth_m * torch.minimum(first, second)
+    walls = penetration_db(model < scenario.high_loss_share, depth_m, normal, drop.carrier_hz)
+    outside = CAR_DB + CAR_SIGMA_DB * normal if scenario.in_cars else torch.zeros(users)
+    return storey, torch.where(indoor, walls, outside)
+
+
+def _places(drop: Drop, users: int, rng: torch.Generator) -> Tensor:
+    """Uniform over the area, drawn again where nearer to a site than allowed, `[U, 2]` float64."""
+    _, rows, columns, _ = drop.gain_db.shape
+    box_m = torch.tensor([columns - 1, rows - 1], dtype=torch.float64) * drop.resolution_m
+    axes_m = torch.diag(box_m) if drop.lattice_m is None else drop.lattice_m
+    site_m = drop.site_position_m[:, :2].double()
+    place_m = torch.empty(users, 2, dtype=torch.float64)
+    missing = torch.arange(users)
+    while len(missing):
+        place_m[missing] = torch.rand(len(missing), 2, generator=rng, dtype=torch.float64) @ axes_m
+        offset_m = place_m[missing, None] - site_m
+        if drop.lattice_m is not None:
+            offset_m = nearest_image(offset_m, drop.lattice_m)
+        missing = missing[offset_m.norm(dim=-1).amin(-1) < drop.scenario.nearest_m]
+    return place_m
+
+
+def _straight_on(drop: Drop, place_m: Tensor, length_m: float, rng: torch.Generator) -> Tensor:
+    """Straight routes from places `[U, 2]`, `[U, P, 2]`; the walls of an office send users back."""
+    angle = 2 * torch.pi * torch.rand(len(place_m), 1, generator=rng, dtype=torch.float64)
+    along_m = torch.arange(int(length_m / ROUTE_SPACING_M) + 1) * ROUTE_SPACING_M
+    ahead = torch.stack([torch.cos(angle) * along_m, torch.sin(angle) * along_m], -1)
+    route_m = place_m[:, None] + ahead
+    if drop.lattice_m is None:
+        _, rows, columns, _ = drop.gain_db.shape
+        box_m = torch.tensor([columns - 1, rows - 1], dtype=torch.float64) * drop.resolution_m
+        folded = route_m % (2 * box_m)
+        route_m = torch.minimum(folded, 2 * box_m - folded)
+    return route_m.float().contiguous()

@@ -234,6 +234,8 @@ class Scenario:
         storeys: highest building; a building has 4 to so many (TR 36.873 table 6-1), 1 where users all stay
             on the ground.
         depth_m: most metres of indoor propagation, d_2D-in.
+        high_loss_share: of buildings that follow the high-loss model (table 7.8-1; RMa has low loss only).
+        in_cars: whether users outdoors sit in cars (table 7.2-3).
         los, nlos, o2i: shadowing in each state (tables 7.4.1-1 and 7.5-6).
         los_beyond_db: LOS standard deviation beyond RMa's breakpoint; the same as before elsewhere.
         los_correlation_m: of the LOS state (table 7.6.3.1-2).
@@ -251,6 +253,8 @@ class Scenario:
     indoor_share: float
     storeys: int
     depth_m: float
+    high_loss_share: float
+    in_cars: bool
     los: Shadowing
     nlos: Shadowing
     o2i: Shadowing
@@ -264,19 +268,19 @@ class Scenario:
 
 
 UMA = Scenario(
-    "uma", 500.0, 25.0, 1.5, 35.0, 0.8, 8, 25.0, Shadowing(4.0, 37.0), Shadowing(6.0, 50.0),
+    "uma", 500.0, 25.0, 1.5, 35.0, 0.8, 8, 25.0, 0.5, False, Shadowing(4.0, 37.0), Shadowing(6.0, 50.0),
     Shadowing(7.0, 7.0), 4.0, 50.0, 9.0, 3.5, uma_los_probability, uma_los_loss_db, uma_nlos_loss_db,
 )  # fmt: skip
 UMI = Scenario(
-    "umi", 200.0, 10.0, 1.5, 10.0, 0.8, 8, 25.0, Shadowing(4.0, 10.0), Shadowing(7.82, 13.0),
+    "umi", 200.0, 10.0, 1.5, 10.0, 0.8, 8, 25.0, 0.5, False, Shadowing(4.0, 10.0), Shadowing(7.82, 13.0),
     Shadowing(7.0, 7.0), 4.0, 50.0, 9.0, 5.0, umi_los_probability, umi_los_loss_db, umi_nlos_loss_db,
 )  # fmt: skip
 RMA = Scenario(
-    "rma", 1732.0, 35.0, 1.5, 35.0, 0.5, 1, 10.0, Shadowing(4.0, 37.0), Shadowing(8.0, 120.0),
+    "rma", 1732.0, 35.0, 1.5, 35.0, 0.5, 1, 10.0, 0.0, True, Shadowing(4.0, 37.0), Shadowing(8.0, 120.0),
     Shadowing(8.0, 120.0), 6.0, 60.0, 7.0, 4.0, rma_los_probability, rma_los_loss_db, rma_nlos_loss_db,
 )  # fmt: skip
 INH = Scenario(
-    "inh", 20.0, 3.0, 1.0, 0.0, 0.0, 0, 0.0, Shadowing(3.0, 10.0), Shadowing(8.03, 6.0),
+    "inh", 20.0, 3.0, 1.0, 0.0, 0.0, 0, 0.0, 0.0, False, Shadowing(3.0, 10.0), Shadowing(8.03, 6.0),
     Shadowing(8.03, 6.0), 3.0, 10.0, 7.0, 4.0, inh_los_probability, inh_los_loss_db, inh_nlos_loss_db,
 )  # fmt: skip
 SCENARIOS = {scenario.name: scenario for scenario in (UMA, UMI, RMA, INH)}
