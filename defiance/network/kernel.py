@@ -78,19 +78,33 @@ def step_in_place(world: World, state: State, config: RadioConfig, steps: int = 
         _radio(config, world.carrier_hz),
         np.empty((worlds, users), np.float32),
     )
+    scatterers = world.fading_direction.shape[2]
+
+    def advance(w: int, first: int, end: int) -> None:
+        _advance(w, first, end, *arguments, _buffers(cells, scatterers))
+
+    def run(first: int, end: int) -> None:
+        _run(first, end, steps, *arguments, _buffers(cells, scatterers))
+
     threads = torch.get_num_threads()
     if threads > worlds and users * cells >= threads * LINKS_PER_THREAD:
-        parts = _parts(users, threads)
         for _ in range(steps):
             for w in range(worlds):
-                list(_pool(threads).map(lambda first, end, w=w: _advance(w, first, end, *arguments), *parts))
+                list(_pool(threads).map(advance, [w] * threads, *_parts(users, threads)))
                 _schedule(w, *arguments)
     elif min(threads, worlds) > 1:
-        parts = _parts(worlds, min(threads, worlds))
-        list(_pool(threads).map(lambda first, end: _run(first, end, steps, *arguments), *parts))
+        list(_pool(threads).map(run, *_parts(worlds, min(threads, worlds))))
     else:
-        _run(0, worlds, steps, *arguments)
+        run(0, worlds)
     return state
+
+
+def _buffers(cells: int, scatterers: int) -> tuple[Any, ...]:
+    """What a thread keeps of one user: received power, its exponent twice, h and its rays."""
+    received, real, imaginary = np.empty((3, cells), np.float32)
+    exponent = np.empty(cells, np.int32)
+    cosine, sine = np.empty((2, scatterers * cells), np.float32)
+    return received, exponent, exponent.view(np.float32), real, imaginary, cosine, sine
 
 
 def _parts(count: int, threads: int) -> tuple[list[int], list[int]]:
@@ -396,15 +410,11 @@ def _remember(w, u, signal, disturbance, state, radio):  # type: ignore[no-untyp
     return s_out, i_out, s_in, i_in
 
 
-@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _advance(w, first, end, world, state, radio, efficiency):  # type: ignore[no-untyped-def]
+# Without Numba's reference counts, which are atomic and would be taken for each array, user and call: they
+# take longer than all the rest. So nothing is allocated here, and what comes in outlives the call.
+@njit(nogil=True, fastmath=True, cache=True, error_model="numpy", _nrt=False)
+def _advance(w, first, end, world, state, radio, efficiency, buffers):  # type: ignore[no-untyped-def]
     """One step of the users `first ... end - 1` of a world, up to the rate that the air offers each."""
-    _, _, scatterers, cells = world.fading_direction.shape
-    received = np.empty(cells, np.float32)
-    exponent = np.empty(cells, np.int32)
-    real, imaginary = np.empty(cells, np.float32), np.empty(cells, np.float32)
-    cosine, sine = np.empty(scatterers * cells, np.float32), np.empty(scatterers * cells, np.float32)
-    buffers = (received, exponent, exponent.view(np.float32), real, imaginary, cosine, sine)
     if first < end:
         ahead = _move(w, first, world, state, radio)
         for u in range(first, end):
@@ -412,7 +422,7 @@ def _advance(w, first, end, world, state, radio, efficiency):  # type: ignore[no
             if u + 1 < end:
                 ahead = _move(w, u + 1, world, state, radio)
             total = _receive(w, u, place, world, state, radio, buffers)
-            efficiency[w, u] = _follow(w, u, received, total, state, radio)
+            efficiency[w, u] = _follow(w, u, buffers[0], total, state, radio)
 
 
 @njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
@@ -442,9 +452,9 @@ def _schedule(w, world, state, radio, efficiency):  # type: ignore[no-untyped-de
 
 
 @njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _run(first, end, steps, world, state, radio, efficiency):  # type: ignore[no-untyped-def]
+def _run(first, end, steps, world, state, radio, efficiency, buffers):  # type: ignore[no-untyped-def]
     """All steps of the worlds `first ... end - 1`."""
     for w in range(first, end):
         for _ in range(steps):
-            _advance(w, 0, efficiency.shape[1], world, state, radio, efficiency)
+            _advance(w, 0, efficiency.shape[1], world, state, radio, efficiency, buffers)
             _schedule(w, world, state, radio, efficiency)
