@@ -110,6 +110,9 @@ COMPARISONS = (
     ),
     Comparison("19x3 cells, 1,000 users, step", USERS, "19x3 x 1000, step", "crrm", "moving", wanted=10),
     Comparison("19x3 cells, 1,000 users, loop", USERS, "19x3 x 1000, loop", "crrm", "moving", wanted=10),
+    Comparison(
+        "the same in 8 worlds at once, loop", USERS, "8 x 19x3 x 1000, loop", "crrm", "moving", wanted=10
+    ),
     Comparison("user-cell links, step", LINKS, "links, step", "handoverlab", "map card", wanted=2),
     Comparison("user-cell links, loop", LINKS, "links, loop", "handoverlab", "map card", wanted=2),
     Comparison("256 worlds of 3 x 5, step", WORLDS, "256 worlds, step", "mobile_env", "small", wanted=1000),

@@ -168,6 +168,7 @@ if __name__ == "__main__":
             "camera": camera,
             "stream": streamed,
             "19x3 x 1000, loop": lambda: network(1, 1000, 19, 3, 4.0, "user"),
+            "8 x 19x3 x 1000, loop": lambda: network(8, 1000, 19, 3, 2.0, "user"),
             "19x3 x 1000, step": lambda: step(1, 1000, 19, 3, 200, "user"),
             "links, loop": lambda: network(1, 1000, 19, 3, 4.0, "link"),
             "links, step": lambda: step(1, 1000, 19, 3, 200, "link"),
