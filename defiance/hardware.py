@@ -303,7 +303,8 @@ class SpikingProfile:
     Attributes:
         name: of the processor.
         joules_per_synaptic_operation: central value; `_low` and `_high`: optimistic and pessimistic ends.
-        joules_per_update: of one neuron in one time step; likewise.
+        joules_per_update: of one neuron that stays silent in one time step; likewise. The few that
+            fire are charged the same.
         source: where the numbers come from.
     """
 
@@ -322,7 +323,7 @@ LOIHI = SpikingProfile(
     joules_per_synaptic_operation=23.6e-12,
     joules_per_synaptic_operation_low=2.5e-12,
     joules_per_synaptic_operation_high=45e-12,
-    joules_per_update=81e-12,
+    joules_per_update=52e-12,
     joules_per_update_low=52e-12 * 2.5 / 23.6,
     joules_per_update_high=81e-12 * 45 / 23.6,
     source=(

@@ -51,7 +51,7 @@ def toy(**changes: Any) -> Config:
         sweep_candidates=("s-vdib", "joint-binary"),
         uses=(30, 60),
         reference_uses=60,
-        ebn0_db=(0.0, -4.0),
+        esn0_db=(0.0, -4.0),
         mismatch_db=(4.0,),
         betas=(0.01,),
         sweep_seeds=1,
@@ -244,7 +244,7 @@ def test_packed_weights_give_the_same_answers(
         ({"candidates": ()}, "at least one of candidates"),
         ({"uses": (30, 30)}, "uses names a value twice"),
         ({"weights": "shipped"}, "one set of weights"),
-        ({"training": Training(ebn0_low_db=3.0, ebn0_high_db=2.0)}, "swap them"),
+        ({"training": Training(esn0_low_db=3.0, esn0_high_db=2.0)}, "swap them"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -257,7 +257,7 @@ def test_the_full_preset_trains_what_its_documentation_says() -> None:
     found = models(config, tuple(range(5)))
     assert len(found) == len(set(found)) == len({model.key for model in found})
     assert {model.regime for model in found if model.data == "nmnist"} == {
-        "mixed", "at4dB", "simulated", "real", "beta0", "beta0.01",
+        "mixed", "at4dB", "at-4dB", "simulated", "real", "beta0", "beta0.001", "beta0.01",
     }  # fmt: skip
     assert {model.candidate for model in found} == set(NAMES)
     assert {model.uses for model in found if model.candidate == "s-vdib"} == {*config.uses}
@@ -269,7 +269,7 @@ def test_the_full_preset_trains_what_its_documentation_says() -> None:
     assert {tuned_as(config, model).regime for model in found} == {"simulated"}
     real = next(model for model in found if model.regime == "real")
     assert judged_on(config, real) == ["nmnist", "nmnist-simulated"]
-    assert (real.ebn0_db, next(m for m in found if m.regime == "at4dB").ebn0_db) == (None, 4.0)
+    assert (real.esn0_db, next(m for m in found if m.regime == "at4dB").esn0_db) == (None, 4.0)
 
 
 # --- data ---
@@ -350,7 +350,7 @@ def test_crossovers_solve_the_equation(
 
 def test_joules_and_bits_by_hand() -> None:
     spent = spiking_joules(LOIHI, 1000.0, 100.0)
-    assert spent.central == pytest.approx(1000 * 23.6e-12 + 100 * 81e-12)
+    assert spent.central == pytest.approx(1000 * 23.6e-12 + 100 * 52e-12)
     assert bits_on_air("s-vdib", 480, BLE, streamed=True) == 480 + 15 * BLE.overhead_bits
     assert bits_on_air("s-vdib", 480, BLE, streamed=False) == 480 + BLE.overhead_bits
     assert bits_on_air("joint-binary-bursts", 480, BLE, streamed=True) == 480 + 3 * BLE.overhead_bits

@@ -69,12 +69,14 @@ class Terms(NamedTuple):
         divergence: KL( p(z_hat_t | x, z_{<t}) || q(z_hat_t | z_hat_{t-1}) ).
         log_probability: log p(z_t | x, z_{<t}).
         activity: mean activity of the LIF layers, summed over them; a scalar.
+        misfit: the divergence, summed over steps, as a function of the prior's weights alone; a scalar.
     """
 
     surprise: Tensor
     divergence: Tensor
     log_probability: Tensor
     activity: Tensor
+    misfit: Tensor
 
 
 def terms(
@@ -113,12 +115,14 @@ def terms(
     surprise = functional.cross_entropy(logits.transpose(1, 2), of_each_step, reduction="none")
     probability = spikes if config.firing == "deterministic" else torch.sigmoid(potential)
     arriving = channel.one_probability(probability, ebn0_db)
+    known = bernoulli_divergence(arriving.detach(), prior_logit(parameters, objective, received.detach()))
     return Terms(
         surprise,
         bernoulli_divergence(arriving, prior_logit(parameters, objective, received)).sum(-1),
         neurons.log_probability(spikes.detach(), potential).sum(-1),
         # not mean(): its gradient would be divided, and so written out, for every neuron
         torch.stack([layer.sum() / layer.numel() for layer in driven.hidden]).sum(),
+        known.sum((1, 2)).mean(),
     )
 
 
@@ -183,6 +187,8 @@ def loss(config: VdibConfig, objective: VdibObjective, channel: BinaryChannel) -
         )
         cost = found.surprise.mean(1) + objective.beta * found.divergence.sum(1)
         total = cost.mean() + objective.activity_weight * found.activity
+        if objective.beta == 0:  # else nothing would fit the prior, and the bound on the rate would be loose
+            total = total + found.misfit - found.misfit.detach()
         if scored and torch.is_grad_enabled():
             each = cost.detach().view(draws, -1)
             score = ((each - baseline(each)) * found.log_probability.sum(1).view(draws, -1)).mean()

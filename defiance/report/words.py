@@ -73,7 +73,7 @@ METRIC_NAMES = {
     "break_even_time": "break-even time",
     "cpu_time": "CPU time",
     "sinr": "SINR",
-    "ebn0": "Eb/N0",
+    "esn0": "Es/N0",
     "energy_per_use": "energy of a channel use",
     "information_rate": "information rate, at most",
     "spiking_gain": "gain of S-VDIB",

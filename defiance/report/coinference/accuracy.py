@@ -49,7 +49,7 @@ def accuracy(view: View) -> Section | None:
         "accuracy-noise",
         f"Accuracy against the energy of a channel use over N0, at {view.uses} per recording. Bands: 95 % "
         "intervals over seeds and folds.",
-        "Accuracy of the candidates against Eb/N0.",
+        "Accuracy of the candidates against Es/N0.",
         shown,
         width_in=4.6,
         across=2,
@@ -57,7 +57,7 @@ def accuracy(view: View) -> Section | None:
     made = [_accuracy_table(view, test) for test in view.tests]
     text = (
         f"Everyone has the same {view.uses} and, on average, the same energy per use: pulses that are sent "
-        "less often are stronger. Everyone was trained by one loop with one budget, at Eb/N0 drawn anew for "
+        "less often are stronger. Everyone was trained by one loop with one budget, at Es/N0 drawn anew for "
         "each recording."
     )
     return section("accuracy", "Who is right how often", [text], [plot if shown else None, *made])
@@ -92,7 +92,7 @@ def paper(view: View) -> Section | None:
         "paper",
         f"S-VDIB, separate source and channel coding, and joint spiking coding without a bottleneck, on "
         f"{NAMES.get(view.first, view.first)}, at {view.uses}.",
-        "Accuracy of the three methods of the paper against Eb/N0.",
+        "Accuracy of the three methods of the paper against Es/N0.",
         (Panel("The paper's comparison", pictures.accuracy(lines(_based(view, curves), PAPER))),),
         width_in=5.6,
         height_in=3.4,
@@ -100,7 +100,7 @@ def paper(view: View) -> Section | None:
     text = (
         "Ke et al. (ICONS 2024) compare S-VDIB with separate source and channel coding followed by a "
         "classifier, and with joint source and channel coding. Architecture, uses, and rates of the paper "
-        "are not published; these are our own."
+        "are not known to us; these are our own."
     )
     return section("paper", "The paper's own comparison", [text], [plot])
 
@@ -162,7 +162,7 @@ TIMED = ("s-vdib", "neurojscc", "joint-binary-bursts", "joint-binary", "device-l
 
 
 def robustness(view: View) -> Section | None:
-    """Another Eb/N0 than in training, other channels, other recordings."""
+    """Another Es/N0 than in training, other channels, other recordings."""
     blocks = [_mismatch_plot(view), _channel_plot(view), _generalisation_table(view)]
     return section("robustness", "Where nobody trained for it", [], blocks)
 
@@ -178,8 +178,8 @@ def _mismatch_plot(view: View) -> Plot | None:
         return None
     return Plot(
         "mismatch",
-        "Models that were trained at any Eb/N0, and at one alone, tested at others.",
-        "Accuracy against Eb/N0 of models trained at one Eb/N0.",
+        "Models that were trained at any Es/N0, and at one alone, tested at others.",
+        "Accuracy against Es/N0 of models trained at one Es/N0.",
         tuple(found),
         width_in=4.6,
         across=2,
@@ -187,7 +187,7 @@ def _mismatch_plot(view: View) -> Plot | None:
 
 
 def _training(curve: Curve) -> str:
-    return f"at {curve.regime[2:]}" if curve.regime.startswith("at") else "any Eb/N0"
+    return f"at {curve.regime[2:]}" if curve.regime.startswith("at") else "any Es/N0"
 
 
 def _regime(curve: Curve) -> str:

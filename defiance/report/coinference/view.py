@@ -25,8 +25,6 @@ CHANNELS = {
     "nr-tdl": "5G NR, TDL-C, soft decisions",
 }
 SPOKEN = ("noiseless", "0dB", "-4dB", "-8dB")
-EQUAL = ("noiseless", "0dB", "-4dB")
-"""Where candidates have to be equally accurate before their devices are compared."""
 BOUNDS = ("send-everything", "central")
 
 
@@ -106,18 +104,8 @@ class View:
     @cached_property
     def rival(self) -> str:
         """The conventional candidate of least device energy that is, to a point, as accurate as S-VDIB."""
-        where = f"{self.first}/{self.reference}"
-
-        def share(candidate: str, noise: str) -> float:
-            row = self.row("performance", candidate, f"{where}/{noise}")
-            return row.mean if row is not None else 0.0
-
-        def equal(candidate: str) -> bool:
-            levels = [noise for noise in EQUAL if noise in self.noises(self.first)]
-            return all(share(candidate, noise) >= share(OWN, noise) - 0.01 for noise in levels)
-
-        ratios = {row.candidate: row.mean for row in self.rows("spiking_energy_ratio", where)}
-        return max(filter(equal, ratios), key=lambda name: ratios[name], default="")
+        rows = self.rows("energy_rival", f"{self.first}/{self.reference}")
+        return rows[0].candidate if rows else ""
 
     def curves(self, name: str, start: str = "") -> dict[str, list[Curve]]:
         """The curves of one name that have points, by scenario; its name begins with `start`."""

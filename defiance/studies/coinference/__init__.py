@@ -5,21 +5,24 @@ Candidates: S-VDIB, a spiking encoder with an information bottleneck (Ke et al.,
     event map; the class named on the device; and two bounds. All at equal channel uses and equal energy per
     use, tuned and trained with one budget, on real recordings in folds, on simulated ones, and on moving
     digits. Regimes: `mixed` (simulated and real recordings), `simulated`, `real`, `at4dB` (trained at one
-    Eb/N0), `beta0.01` (another bottleneck). Performance is the share of recordings that are named rightly.
+    Es/N0), `beta0.01` (another bottleneck). Performance is the share of recordings that are named rightly.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from defiance.errors import DefianceError
 from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.studies import Progress
 from defiance.studies.coinference import counting, experiments, sheet, shipped
+from defiance.studies.coinference.candidates import designs
 from defiance.studies.coinference.data import has_recordings
 from defiance.studies.coinference.settings import (
     PRESETS,
     SEEDS,
+    STEPS,
     Config,
     Model,
     check,
@@ -49,6 +52,12 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
     if not has_recordings():
         config = replace(config, data=("digits",))
     wanted = models(config, seeds)
+    for model in wanted:
+        if not designs(model.candidate, model.uses, model.beta):
+            raise DefianceError(
+                f"{model.candidate} can't be built with {model.uses} channel uses; leave it out of "
+                f"candidates, or take a multiple of {2 * STEPS}"
+            )
     if config.weights == "shipped":
         shipped.unpack(config, wanted, parts)
     trained = {model.trained: model for model in wanted}

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from defiance.codecs.codec import Codec, Samples
+from defiance.codecs.conventional import BlockCodec, Shape, event_map
 from defiance.codecs.entropy import MapCoder
+from defiance.codecs.joint import Central
 from defiance.codecs.neurojscc import NeuroJscc
 from defiance.codecs.separate import LDPC_BITS, LDPC_LOWEST_RATE, Protection, Separate
 from defiance.codecs.vdib import Vdib
@@ -21,7 +23,7 @@ from defiance.codecs.vq import Vq
 from defiance.learn.training import Parameters
 from defiance.meter import OPTIMISER_OPERATIONS, count_while
 from defiance.studies.coinference.candidates import Stage, designs
-from defiance.studies.coinference.data import CLASSES, PIXELS
+from defiance.studies.coinference.data import tested_on
 from defiance.studies.coinference.settings import STEPS, Config
 
 LIF_FORWARD, LIF_BACKWARD = 4, 9
@@ -42,19 +44,23 @@ SHARED = ("source.codebook", "source.level")
 
 SAMPLES = 4
 """Recordings that are computed with while operations are counted."""
+EVENTS_OF = 200
+"""Test recordings whose events are counted."""
 
 
 def count(config: Config, name: str, uses: int, choice: int) -> dict[str, Any]:
     """Operations of both halves for a recording and of an optimiser step, and parameters of both halves."""
     design = designs(name, uses)[choice]
     generator = torch.Generator().manual_seed(0)
-    samples = Samples(
-        torch.randint(3, (SAMPLES, STEPS, 2, PIXELS, PIXELS), generator=generator, dtype=torch.uint8),
-        torch.arange(SAMPLES) % CLASSES,
-    )
+    recordings = tested_on(config.data[0], 0, config.folds, config.test_recordings)
+    recordings = recordings.select(torch.arange(min(EVENTS_OF, len(recordings))))
+    samples = recordings.select(torch.arange(SAMPLES))
     parameters = design.initial(generator, samples)
     codec = design.builds[0](parameters)
     device, edge = _halves(codec, parameters, samples.frames[:1], generator)
+    if isinstance(codec, BlockCodec) and not isinstance(codec, Central):
+        # a device adds one for each event, as it comes; torch sums all bins
+        device += _events(recordings.frames, codec.shape) - _summing(samples.frames, codec.shape)
     return {
         "channel_uses": codec.channel_uses,
         "device_operations": device,
@@ -81,6 +87,16 @@ def _halves(
     return device, edge + LIF_FORWARD * spiking_edge
 
 
+def _events(frames: Tensor, shape: Shape) -> float:
+    """Events that a conventional device sees of a recording, on average."""
+    return float(event_map(frames, shape.size, 1, shape.size).sum()) / len(frames)
+
+
+def _summing(frames: Tensor, shape: Shape) -> float:
+    """What torch takes to make one event map."""
+    return float(count_while(lambda: event_map(frames[:1], shape.size, shape.slices, shape.size)).total)
+
+
 def _separate(codec: Separate, parameters: Mapping[str, Tensor], frames: Tensor) -> tuple[float, float]:
     """The same of separate coding: source code, channel code, classifier of the restored map."""
     bits, source = codec.config.bits, codec.source
@@ -93,7 +109,7 @@ def _separate(codec: Separate, parameters: Mapping[str, Tensor], frames: Tensor)
     else:
         assert isinstance(source, MapCoder)
         cells = [source.config.slices * level.polarities * level.cells**2 for level in source.config.levels]
-        device = float(frames.sum()) + ENTROPY_OPERATIONS_PER_CELL * sum(cells)
+        device = _summing(frames, codec.shape) + ENTROPY_OPERATIONS_PER_CELL * sum(cells)
         edge += ENTROPY_OPERATIONS_PER_CELL * cells[0]
     encoding, decoding = _coding(codec.config.protection)
     return device + encoding, edge + decoding

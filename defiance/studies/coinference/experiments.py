@@ -32,9 +32,12 @@ from defiance.radio.channels import (
 )
 from defiance.radio.nr import NrTdl
 from defiance.seeding import stream
-from defiance.studies.coinference.candidates import Design, EqualEnergy, designs
+from defiance.studies.coinference.candidates import Design, EqualEnergy, bursts, designs
 from defiance.studies.coinference.data import learned_from, shifted, tested_on
-from defiance.studies.coinference.settings import STEPS, Config, Model
+from defiance.studies.coinference.settings import SPIKING, STEPS, Config, Model
+
+FADES_TOGETHER = 15
+"""Channel uses of a block in Rayleigh block fading."""
 
 BATCH = 250
 """Recordings that are judged at once."""
@@ -55,7 +58,7 @@ def tune(config: Config, model: Model) -> dict[str, Any]:
     reached = []
     for design in options:
         codec = design.builds[0](_fit(config, model, design, config.training.tuning_steps)[-1][0].parameters)
-        trials = [Trial(codec, design.channel, ebn0_db) for ebn0_db in TUNED_AT_DB]
+        trials = [Trial(codec, design.channel, esn0_db) for esn0_db in TUNED_AT_DB]
         found = _accuracy(trials, validation, model.seed)
         reached.append(sum(steps[-1] for steps in found) / len(found))
     return {"choice": max(range(len(options)), key=lambda i: reached[i]), "accuracy": reached}
@@ -81,7 +84,7 @@ def train(config: Config, model: Model, choice: int, parts: Parts) -> dict[str, 
 
 
 def judge(config: Config, model: Model, choice: int, test: str, ones: float, parts: Parts) -> dict[str, Any]:
-    """What a model reaches on test recordings: at every Eb/N0, on other channels, and what its spikes do.
+    """What a model reaches on test recordings: at every Es/N0, on other channels, and what its spikes do.
 
     Args:
         config: see `Config`.
@@ -95,18 +98,19 @@ def judge(config: Config, model: Model, choice: int, test: str, ones: float, par
     assert parameters is not None
     design = _at_equal_energy(designs(model.candidate, model.uses, model.beta)[choice], ones)
     samples = tested_on(test, model.seed % config.folds, config.folds, config.test_recordings)
-    ladder = [NOISELESS_DB, *sorted(config.ebn0_db, reverse=True)]
+    ladder = [NOISELESS_DB, *sorted(config.esn0_db, reverse=True)]
     codecs = [design.builds[0](parameters)] * len(ladder)
     if len(design.builds) > 1:
         codecs = _adapted(config, model, design, parameters, ladder)
     codec = codecs[0]
     channels = {"": design.channel}
     if model.uses == config.reference_uses and design.symbols == "bits" and model.beta is None:
-        channels |= {name: _other_channel(name, ones) for name in config.channels}
+        together = STEPS if model.candidate in SPIKING else bursts(model.candidate)
+        channels |= {name: _other_channel(name, ones, together) for name in config.channels}
     trials = [
-        Trial(codec, channel, ebn0_db)
+        Trial(codec, channel, esn0_db)
         for channel in channels.values()
-        for codec, ebn0_db in zip(codecs, ladder, strict=True)
+        for codec, esn0_db in zip(codecs, ladder, strict=True)
     ]
     reached = _accuracy(trials, samples, model.seed)
     by_channel = {
@@ -123,11 +127,11 @@ def judge(config: Config, model: Model, choice: int, test: str, ones: float, par
 
 @dataclass(frozen=True)
 class Trial:
-    """A codec that is tested over a channel (None: what it sends arrives as it is) at an Eb/N0."""
+    """A codec that is tested over a channel (None: what it sends arrives as it is) at an Es/N0."""
 
     codec: Codec
     channel: Channel | None
-    ebn0_db: float
+    esn0_db: float
 
 
 def _accuracy(trials: Sequence[Trial], samples: Samples, seed: int) -> list[list[float]]:
@@ -147,7 +151,7 @@ def _accuracy(trials: Sequence[Trial], samples: Samples, seed: int) -> list[list
                 received = sent[id(trial.codec)]
                 if trial.channel is not None:
                     noise = random.child("noise").generator()
-                    received = trial.channel(received, trial.ebn0_db, noise)
+                    received = trial.channel(received, trial.esn0_db, noise)
                 named = trial.codec.decode(received).argmax(-1)
                 total += (named == part.labels[:, None]).double().sum(0)
     return [(total / len(samples)).tolist() for total in right]
@@ -156,7 +160,7 @@ def _accuracy(trials: Sequence[Trial], samples: Samples, seed: int) -> list[list
 def _adapted(
     config: Config, model: Model, design: Design, parameters: Parameters, ladder: Sequence[float]
 ) -> list[Codec]:
-    """The code rate for each Eb/N0, chosen on validation samples."""
+    """The code rate for each Es/N0, chosen on validation samples."""
     assert design.channel is not None
     _, validation = learned_from(config, model)
     codecs = [build(parameters) for build in design.builds]
@@ -194,13 +198,14 @@ def _fit(config: Config, model: Model, design: Design, steps: int) -> list[tuple
     random = stream(model.seed, "coinference", "training", model.candidate)
     parameters = design.initial(stream(model.seed, "coinference", "weights").generator(), training)
     settings = config.training
-    low, high = settings.ebn0_low_db, settings.ebn0_high_db
-    if model.ebn0_db is not None:
-        low = high = model.ebn0_db
+    low, high = settings.esn0_low_db, settings.esn0_high_db
+    if model.esn0_db is not None:
+        low = high = model.esn0_db
     fits: list[tuple[Fit, int]] = []
     for number, stage in enumerate(design.stages):
-        wanted = max(1, round(stage.share * steps)) * settings.batch
-        learned = training.select(torch.arange(min(wanted, len(training))))
+        wanted = steps * settings.batch
+        order = torch.randperm(len(training), generator=random.child(number, "subset").generator())
+        learned = training if wanted >= len(training) else training.select(order[:wanted])
         batch = min(settings.batch, len(learned))
         found = train_codec(
             parameters,
@@ -254,15 +259,41 @@ class Sure:
         return torch.sigmoid(self.channel.llr(received, ebn0_db, rate=rate))
 
 
-def _other_channel(name: str, ones: float) -> Channel:
-    """A channel for bits that no codec was trained for, at the same energy per use."""
+@dataclass(frozen=True)
+class Bursts:
+    """A channel in time: what a codec sends at once, it sends in one row, however its symbols are laid out.
+
+    Attributes:
+        channel: whose rows are a time step, or a burst, apart.
+        bursts: of a recording.
+    """
+
+    channel: Channel
+    bursts: int
+
+    def __call__(
+        self, sent: Tensor, ebn0_db: Tensor | float, generator: torch.Generator, *, rate: float = 1.0
+    ) -> Tensor:
+        """Return what arrives of `sent` [B, T, N]."""
+        rows = sent.reshape(len(sent), self.bursts, -1)
+        return self.channel(rows, ebn0_db, generator, rate=rate).view(sent.shape)
+
+
+def _other_channel(name: str, ones: float, together: int) -> Channel:
+    """A channel for bits that no codec was trained for, at the same energy per use.
+
+    Args:
+        name: of it.
+        ones: share of ones that is sent.
+        together: how often a codec sends something during a recording.
+    """
     match name:
         case "z":
             return EqualEnergy(ZChannel(), ones)
         case "soft":
             return Sure(Antipodal(Awgn()))
         case "rayleigh":
-            return Sure(Antipodal(RayleighBlock(STEPS)))
+            return Sure(Antipodal(RayleighBlock(FADES_TOGETHER)))
         case "nr-tdl":
-            return Sure(Antipodal(NrTdl("C")))
+            return Bursts(Sure(Antipodal(NrTdl("C"))), together)
     raise AssertionError(name)

@@ -54,11 +54,11 @@ class Training:
     shift_px: int = field(
         default=2, metadata={"min": 0, "max": 8, "unit": "px", "help": "recordings are moved by at most this"}
     )
-    ebn0_low_db: float = field(
+    esn0_low_db: float = field(
         default=-8.0,
         metadata={"min": -30.0, "max": 30.0, "unit": "dB", "help": "each is sent at a drawn one"},
     )
-    ebn0_high_db: float = field(default=6.0, metadata={"min": -30.0, "max": 30.0, "unit": "dB"})
+    esn0_high_db: float = field(default=6.0, metadata={"min": -30.0, "max": 30.0, "unit": "dB"})
     tuning_steps: int = field(
         default=150, metadata={"min": 0, "help": "per setting that is tried first; 0: take the first setting"}
     )
@@ -76,30 +76,30 @@ class Config:
         default=get_args(Name), metadata={"help": "who competes at reference_uses"}
     )
     sweep_candidates: tuple[Name, ...] = field(
-        default=("s-vdib", "joint-binary", "uncoded-map", "separate", "device-label"),
+        default=("s-vdib", "joint-binary", "joint-binary-small", "uncoded-map", "separate", "device-label"),
         metadata={"help": "who competes at every number of uses"},
     )
     uses: tuple[int, ...] = field(
-        default=(15, 60, 480, 2040),
+        default=(15, 60, 120, 240, 480, 2040),
         metadata={"min": STEPS, "max": 2040, "help": f"channel uses per recording, multiples of {STEPS}"},
     )
     reference_uses: int = field(
         default=480, metadata={"min": STEPS, "max": 2040, "help": "where everything is compared"}
     )
-    ebn0_db: tuple[float, ...] = field(
+    esn0_db: tuple[float, ...] = field(
         default=(-10.0, -8.0, -6.0, -4.0, -2.0, 0.0, 2.0, 4.0),
         metadata={"min": -30.0, "max": 30.0, "unit": "dB", "help": "energy of a channel use over N0"},
     )
     mismatch_db: tuple[float, ...] = field(
-        default=(4.0,),
-        metadata={"min": -30.0, "max": 30.0, "unit": "dB", "help": "models that know only this Eb/N0"},
+        default=(4.0, -4.0),
+        metadata={"min": -30.0, "max": 30.0, "unit": "dB", "help": "models that know only this Es/N0"},
     )
     betas: tuple[float, ...] = field(
-        default=(0.0, 1e-2), metadata={"min": 0.0, "help": "other bottlenecks of s-vdib"}
+        default=(0.0, 1e-3, 1e-2), metadata={"min": 0.0, "help": "other bottlenecks of s-vdib"}
     )
     special_candidates: tuple[Name, ...] = field(
         default=("s-vdib", "joint-binary", "uncoded-map"),
-        metadata={"help": "who is trained at one Eb/N0, on simulated or real recordings alone, on motion"},
+        metadata={"help": "who is trained at one Es/N0, on simulated or real recordings alone, on motion"},
     )
     channels: tuple[OtherChannel, ...] = field(
         default=get_args(OtherChannel),
@@ -140,9 +140,6 @@ SEEDS = {"quick": 1, "full": 5}
 ONE_FOR_ALL_USES = ("device-label", "send-everything", "central")
 """Candidates whose weights do not depend on the channel uses."""
 
-WEIGHTS_OF = {"separate-adapted": "separate"}
-"""Candidates that have another's weights."""
-
 TUNING_SEED = 1_000_000
 
 SPIKING = ("s-vdib", "s-vdib-sparse", "s-vdib-deterministic", "s-vdib-small", "neurojscc")
@@ -157,8 +154,8 @@ class Model:
         candidate: one of `Name`.
         uses: channel uses per recording.
         data: `nmnist`, `motion` or `digits`.
-        regime: `mixed` (simulated and real recordings, any Eb/N0), `simulated` or `real` (these alone),
-            `at4dB` (this Eb/N0 alone), `beta0.01` (another bottleneck).
+        regime: `mixed` (simulated and real recordings, any Es/N0), `simulated` or `real` (these alone),
+            `at4dB` (this Es/N0 alone), `beta0.01` (another bottleneck).
         seed: of weights, batches and noise; the fold of real recordings that it never sees is seed mod folds.
     """
 
@@ -178,11 +175,11 @@ class Model:
         """The model whose weights it has."""
         if self.candidate in ONE_FOR_ALL_USES:
             return replace(self, uses=0)
-        return replace(self, candidate=WEIGHTS_OF.get(self.candidate, self.candidate))
+        return self
 
     @property
-    def ebn0_db(self) -> float | None:
-        """The only Eb/N0 that it was trained at."""
+    def esn0_db(self) -> float | None:
+        """The only Es/N0 that it was trained at."""
         return float(self.regime[2:-2]) if self.regime.startswith("at") else None
 
     @property
@@ -216,7 +213,7 @@ def models(config: Config, seeds: tuple[int, ...]) -> list[Model]:
         for name in config.sweep_candidates
         if uses != reference
     ]
-    regimes = [f"at{ebn0_db:g}dB" for ebn0_db in config.mismatch_db]
+    regimes = [f"at{esn0_db:g}dB" for esn0_db in config.mismatch_db]
     regimes += ["simulated", "real"] if {"nmnist", "nmnist-simulated"} <= {*config.data} else []
     wanted += [(name, reference, first, regime) for regime in regimes for name in config.special_candidates]
     wanted += [("s-vdib", reference, first, f"beta{beta:g}") for beta in config.betas]
@@ -248,10 +245,10 @@ def check(config: Config, seeds: tuple[int, ...]) -> None:
     Raises:
         DefianceError: a list is empty or names something twice, uses aren't whole steps, or folds are missed.
     """
-    for name in ("data", "candidates", "uses", "ebn0_db"):
+    for name in ("data", "candidates", "uses", "esn0_db"):
         if not getattr(config, name):
             raise DefianceError(f"coinference needs at least one of {name}; give --set {name}=...")
-    for name in ("data", "candidates", "sweep_candidates", "uses", "ebn0_db", "betas", "special_candidates"):
+    for name in ("data", "candidates", "sweep_candidates", "uses", "esn0_db", "betas", "special_candidates"):
         values = getattr(config, name)
         if len({*values}) < len(values):
             raise DefianceError(f"{name} names a value twice; name every value once")
@@ -261,8 +258,8 @@ def check(config: Config, seeds: tuple[int, ...]) -> None:
                 f"{uses} channel uses aren't whole steps; give multiples of {STEPS}, such as "
                 f"{STEPS * max(1, round(uses / STEPS))}"
             )
-    if config.training.ebn0_low_db > config.training.ebn0_high_db:
-        raise DefianceError("training.ebn0_low_db is above training.ebn0_high_db; swap them")
+    if config.training.esn0_low_db > config.training.esn0_high_db:
+        raise DefianceError("training.esn0_low_db is above training.esn0_high_db; swap them")
     if config.weights == "shipped" and len(seeds) > 1:
         raise DefianceError("one set of weights is shipped; give --seeds 1, or train: --set weights=trained")
     if config.weights == "shipped" and (config.mismatch_db or config.betas):

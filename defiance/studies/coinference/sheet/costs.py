@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ from defiance.hardware import (
 from defiance.studies.coinference.candidates import bursts
 from defiance.studies.coinference.data import duration_us
 from defiance.studies.coinference.settings import SPIKING, STEPS
-from defiance.studies.coinference.sheet.results import Array, Kind, Results
+from defiance.studies.coinference.sheet.results import BOUNDS, Array, Kind, Results
 
 SPIKING_HARDWARE = (SPIKES_45_NM, LOIHI)
 CONVENTIONAL_HARDWARE = (ARITHMETIC_45_NM, DEVICE_NPU, CORTEX_M4)
@@ -47,7 +47,11 @@ class Range:
     low: float
     high: float
 
-    def __truediv__(self, other: Range) -> Range:
+    def over(self, other: Range, *, together: bool) -> Range:
+        """The ratio; constants of one process (`together`) are low and high at the same time."""
+        if together:
+            ends = sorted((self.low / other.low, self.high / other.high))
+            return Range(self.central / other.central, min(ends), max(ends))
         return Range(self.central / other.central, self.low / other.high, self.high / other.low)
 
 
@@ -144,16 +148,51 @@ def time_to_decision_s(accuracy: Array, test: str) -> float:
     return (step + 1) * duration_us(test) * 1e-6 / STEPS
 
 
-def needed_uses(results: Results, name: str, test: str, ebn0_db: float, target: float) -> int | None:
-    """Fewest channel uses with which a candidate's mean accuracy reaches a target; None if none does."""
-    reached = [
-        kind[1]
+def energy_ratios(results: Results, own: Kind, rival: Kind, test: str) -> Iterator[tuple[str, Range]]:
+    """Joules of a spiking device half over those of a conventional one, for each pair of chips."""
+    spiking, other = dict(device_joules(results, own, test)), dict(device_joules(results, rival, test))
+    for chip, processor in PAIRS:
+        if other[processor.name].central > 0:
+            together = (chip, processor) == PAIRS[0]
+            ratio = spiking[chip.name].over(other[processor.name], together=together)
+            yield f"{chip.name} against {processor.name}", ratio
+
+
+def rival(results: Results, own: Kind, test: str) -> Kind | None:
+    """The conventional candidate of least device work that is nowhere less accurate than a spiking one."""
+    ladder = [esn0_db for esn0_db in EQUAL_DB if esn0_db in results.ladder]
+
+    def equal(kind: Kind) -> bool:
+        return all(results.gains(kind, own, test, level).mean() >= -EQUAL_WITHIN for level in ladder)
+
+    others = [
+        kind
         for kind in results.kinds(test)
-        if kind[0] == name
-        and kind[2] == results.base(test)
-        and results.final(kind, test, ebn0_db).mean() >= target
+        if kind == results.reference(kind[0], test) and kind[0] not in (*SPIKING, *BOUNDS) and equal(kind)
     ]
-    return min(reached, default=None)
+    return min(others, key=lambda kind: results.counted[kind[:2]]["device_operations"], default=None)
+
+
+def shared_uses(results: Results, names: tuple[str, str], test: str) -> list[int]:
+    """Channel uses that both candidates were trained for, ascending."""
+    base = results.base(test)
+    own, other = ({kind[1] for kind in results.kinds(test) if kind[::2] == (name, base)} for name in names)
+    return sorted(own & other)
+
+
+def needed_uses(
+    results: Results, name: str, test: str, esn0_db: float, uses: Iterable[int], within: float
+) -> int | None:
+    """Fewest of these channel uses at which a candidate is as right as S-VDIB at the reference, to `within`.
+
+    Both are compared on the seeds that they share; None if no number of uses is enough.
+    """
+    own, base = results.reference("s-vdib", test), results.base(test)
+    for count in sorted(uses):
+        gains = results.gains((name, count, base), own, test, esn0_db)
+        if gains.size and gains.mean() >= -within:
+            return count
+    return None
 
 
 @dataclass(frozen=True)
@@ -184,14 +223,14 @@ def crossover(spiking_j: float, spiking_uses: int, other_j: float, other_uses: i
 
 
 def crossovers(
-    results: Results, name: str, test: str, ebn0_db: float
+    results: Results, name: str, test: str, esn0_db: float
 ) -> Iterator[tuple[SpikingProfile, ComputeProfile, Crossover]]:
-    """Crossovers of S-VDIB and a conventional candidate, each with the fewest uses for S-VDIB's accuracy."""
-    spiking = results.final(results.reference("s-vdib", test), test, ebn0_db)
-    if not spiking.size:
-        return
-    target = float(spiking.mean()) - EQUAL_WITHIN
-    uses = [needed_uses(results, one, test, ebn0_db, target) for one in ("s-vdib", name)]
+    """Crossovers of S-VDIB and a conventional candidate, each with the fewest uses for S-VDIB's accuracy.
+
+    Only uses that both were trained for count, and packets' headers don't: `radio_joules` has them.
+    """
+    counts = shared_uses(results, ("s-vdib", name), test)
+    uses = [needed_uses(results, one, test, esn0_db, counts, EQUAL_WITHIN) for one in ("s-vdib", name)]
     if uses[0] is None or uses[1] is None:
         return
     base = results.base(test)
@@ -202,5 +241,16 @@ def crossovers(
         yield chip, processor, found
 
 
+def radio_joules(
+    results: Results, kind: Kind, test: str, hardware: str, radio: RadioProfile, *, streamed: bool
+) -> float:
+    """Energy of a device for a recording: its half of the codec and sending it, headers included."""
+    bits = bits_on_air(kind[0], kind[1], radio, streamed=streamed)
+    return dict(device_joules(results, kind, test))[hardware].central + air_joules(bits, radio)[0].central
+
+
 EQUAL_WITHIN = 0.01
 """Accuracies that differ by no more count as equal where costs are compared."""
+
+EQUAL_DB = (math.inf, 0.0, -4.0)
+"""Where two candidates have to be equally accurate before their devices' energies are compared."""

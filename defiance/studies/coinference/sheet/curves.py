@@ -11,7 +11,13 @@ from defiance.hardware import RADIOS
 from defiance.kpm import Curve, mean_interval
 from defiance.studies.coinference.data import duration_us
 from defiance.studies.coinference.settings import SPIKING, STEPS
-from defiance.studies.coinference.sheet.costs import EQUAL_WITHIN, PAIRS, device_joules, needed_uses
+from defiance.studies.coinference.sheet.costs import (
+    EQUAL_WITHIN,
+    PAIRS,
+    device_joules,
+    needed_uses,
+    shared_uses,
+)
 from defiance.studies.coinference.sheet.results import BOUNDS, Array, Kind, Results, scenario
 
 PRICES_J = tuple(float(price) for price in np.geomspace(1e-13, 1e-4, 46))
@@ -22,6 +28,9 @@ USES_DB = (math.inf, 0.0, -4.0, -8.0)
 
 TIME_DB = (math.inf, 0.0, -4.0)
 """Where accuracy is drawn against time."""
+
+RATES_DB = 0.0
+"""Where the information that arrives is estimated."""
 
 
 def curves(results: Results) -> Iterator[Curve]:
@@ -59,10 +68,10 @@ def _curve(
 
 
 def _noise_curves(results: Results, test: str) -> Iterator[Curve]:
-    """Accuracy against Eb/N0 of every kind, the noiseless one left out; and on other channels."""
+    """Accuracy against Es/N0 of every kind, the noiseless one left out; and on other channels."""
     for kind in results.kinds(test):
         found, where = results.accuracy(kind, test), scenario(test, kind[1])
-        x = ("ebn0", "dB", results.ladder[:0:-1])
+        x = ("esn0", "dB", results.ladder[:0:-1])
         yield _curve("accuracy_noise", kind, where, x, found[:, :0:-1, -1].T)
         parts = results.parts(kind, test)
         for channel in parts[0].get("channels", {}):
@@ -80,9 +89,9 @@ def _uses_curves(results: Results, test: str) -> Iterator[Curve]:
     for name, counts in uses.items():
         if len(counts) < 2:
             continue
-        for ebn0_db in (ebn0_db for ebn0_db in USES_DB if ebn0_db in results.ladder):
-            points = [results.final((name, n, base), test, ebn0_db) for n in sorted(counts)]
-            where = f"{test}/{'noiseless' if math.isinf(ebn0_db) else f'{ebn0_db:g}dB'}"
+        for esn0_db in (esn0_db for esn0_db in USES_DB if esn0_db in results.ladder):
+            points = [results.final((name, n, base), test, esn0_db) for n in sorted(counts)]
+            where = f"{test}/{'noiseless' if math.isinf(esn0_db) else f'{esn0_db:g}dB'}"
             x = ("channel_uses", "uses", sorted(counts))
             yield _curve("accuracy_uses", (name, 0, base), where, x, points)
 
@@ -92,9 +101,9 @@ def _time_curves(results: Results, test: str) -> Iterator[Curve]:
     moments = [(step + 1) * duration_us(test) * 1e-6 / STEPS for step in range(STEPS)]
     for kind in results.kinds(test):
         if kind == results.reference(kind[0], test):
-            for ebn0_db in (ebn0_db for ebn0_db in TIME_DB if ebn0_db in results.ladder):
-                found = results.accuracy(kind, test)[:, results.ladder.index(ebn0_db)]
-                where = scenario(test, kind[1], ebn0_db)
+            for esn0_db in (esn0_db for esn0_db in TIME_DB if esn0_db in results.ladder):
+                found = results.accuracy(kind, test)[:, results.ladder.index(esn0_db)]
+                where = scenario(test, kind[1], esn0_db)
                 yield _curve("accuracy_time", kind, where, ("time", "s", moments), found.T)
 
 
@@ -108,25 +117,24 @@ def _information_curves(results: Results, test: str) -> Iterator[Curve]:
         and (kind[2] == results.base(test) or kind[2].startswith("beta"))
     }
     ordered = sorted(rates, key=lambda kind: rates[kind])
-    for ebn0_db in (ebn0_db for ebn0_db in TIME_DB if ebn0_db in results.ladder):
-        if len(ordered) > 1:
-            points = [results.final(kind, test, ebn0_db) for kind in ordered]
-            where = scenario(test, results.config.reference_uses, ebn0_db)
-            x = ("information_rate", "bit", [rates[kind] for kind in ordered])
-            yield _curve("accuracy_information", ("s-vdib", 0, results.base(test)), where, x, points)
+    if len(ordered) > 1 and RATES_DB in results.ladder:
+        points = [results.final(kind, test, RATES_DB) for kind in ordered]
+        where = scenario(test, results.config.reference_uses, RATES_DB)
+        x = ("information_rate", "bit", [rates[kind] for kind in ordered])
+        yield _curve("accuracy_information", ("s-vdib", 0, results.base(test)), where, x, points)
 
 
 def _total_curves(results: Results, test: str) -> Iterator[Curve]:
     """Joules of a device, radio included, against the energy of a channel use, at S-VDIB's accuracy."""
-    for ebn0_db in (0.0, -4.0):
+    for esn0_db in (0.0, -4.0):
         own = results.reference("s-vdib", test)
-        if ebn0_db not in results.ladder or not results.models(own, test):
+        if esn0_db not in results.ladder or not results.models(own, test):
             continue
-        target = float(results.final(own, test, ebn0_db).mean()) - EQUAL_WITHIN
         names = dict.fromkeys(kind[0] for kind in results.kinds(test) if kind[0] not in BOUNDS)
         for chip, processor in PAIRS:
             for name in names:
-                uses = needed_uses(results, name, test, ebn0_db, target)
+                counts = shared_uses(results, ("s-vdib", name), test)
+                uses = needed_uses(results, name, test, esn0_db, counts, EQUAL_WITHIN)
                 if uses is None:
                     continue
                 hardware = chip.name if name in SPIKING else processor.name
@@ -135,7 +143,7 @@ def _total_curves(results: Results, test: str) -> Iterator[Curve]:
                     "total_energy",
                     name,
                     f"uses{uses}",
-                    f"{test}/{ebn0_db:g}dB/{chip.name} and {processor.name}",
+                    f"{test}/{esn0_db:g}dB/{chip.name} and {processor.name}",
                     "energy_per_use",
                     "J",
                     "energy",

@@ -44,8 +44,8 @@ class Results:
 
     @cached_property
     def ladder(self) -> tuple[float, ...]:
-        """Every Eb/N0, the noiseless one first."""
-        return (math.inf, *sorted(self.config.ebn0_db, reverse=True))
+        """Every Es/N0, the noiseless one first."""
+        return (math.inf, *sorted(self.config.esn0_db, reverse=True))
 
     @cached_property
     def _groups(self) -> dict[tuple[Kind, str], list[Model]]:
@@ -67,19 +67,19 @@ class Results:
         return [self.judged[model, test] for model in self.models(kind, test)]
 
     def accuracy(self, kind: Kind, test: str) -> Array:
-        """Share of right decisions, [models, Eb/N0, T]."""
+        """Share of right decisions, [models, Es/N0, T]."""
         return np.array([part["accuracy"] for part in self.parts(kind, test)])
 
-    def final(self, kind: Kind, test: str, ebn0_db: float) -> Array:
+    def final(self, kind: Kind, test: str, esn0_db: float) -> Array:
         """Share of right decisions at the end of a recording, [models]; empty if nobody was tested."""
         found = self.accuracy(kind, test)
-        return found[:, self.ladder.index(ebn0_db), -1] if found.size else np.empty(0)
+        return found[:, self.ladder.index(esn0_db), -1] if found.size else np.empty(0)
 
-    def gains(self, kind: Kind, other: Kind, test: str, ebn0_db: float) -> Array:
+    def gains(self, kind: Kind, other: Kind, test: str, esn0_db: float) -> Array:
         """What a kind gains over another, at the end of a recording, over the seeds of both, [seeds]."""
         seeds = [[model.seed for model in self.models(one, test)] for one in (kind, other)]
         own, others = (
-            dict(zip(numbers, self.final(one, test, ebn0_db), strict=True))
+            dict(zip(numbers, self.final(one, test, esn0_db), strict=True))
             for numbers, one in zip(seeds, (kind, other), strict=True)
         )
         return np.array([own[seed] - others[seed] for seed in own if seed in others])
@@ -93,9 +93,9 @@ class Results:
         return candidate, self.config.reference_uses, self.base(test)
 
 
-def scenario(test: str, uses: int, ebn0_db: float | None = None, channel: str = "") -> str:
+def scenario(test: str, uses: int, esn0_db: float | None = None, channel: str = "") -> str:
     """`nmnist/uses480/0dB`, `nmnist/uses480/noiseless`, `nmnist/uses480/0dB/rayleigh`, `nmnist/uses480`."""
-    noise = [] if ebn0_db is None else ["noiseless" if math.isinf(ebn0_db) else f"{ebn0_db:g}dB"]
+    noise = [] if esn0_db is None else ["noiseless" if math.isinf(esn0_db) else f"{esn0_db:g}dB"]
     return "/".join([test, f"uses{uses}", *noise, *([channel] if channel else [])])
 
 

@@ -1,4 +1,4 @@
-"""The rows of the sheet: every candidate at its uses, Eb/N0 and recordings, and what it costs."""
+"""The rows of the sheet: every candidate at its uses, Es/N0 and recordings, and what it costs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from defiance.hardware import RADIOS, SERVER_CPU
 from defiance.kpm import METRICS, Row, mean_interval, operations_until_converged
 from defiance.studies.coinference.settings import SPIKING, STEPS, Model
 from defiance.studies.coinference.sheet.costs import (
-    PAIRS,
     Range,
     air_joules,
     bits_on_air,
     crossovers,
     device_joules,
     edge_joules,
+    energy_ratios,
     latency_s,
     packets,
+    rival,
     time_to_decision_s,
 )
 from defiance.studies.coinference.sheet.results import BOUNDS, CHANCE, Kind, Results, mean_of, scenario
@@ -29,7 +30,7 @@ Interval = tuple[float, float, float]
 Maker = Callable[[str, str, Interval, str], Row]
 """Makes a row from node, metric, interval and provenance."""
 
-UNITS = {"training_operations_total": "op"}
+UNITS = {"training_operations_total": "op", "energy_rival": "1"}
 """Units of metrics that are studies' own."""
 
 ONE_THIRD = STEPS // 3
@@ -67,25 +68,25 @@ def _constant(value: float) -> Interval:
 
 
 def _accuracy_rows(results: Results, kind: Kind, test: str) -> Iterator[Row]:
-    """Accuracy at every Eb/N0 and on other channels, and how it grows in time."""
+    """Accuracy at every Es/N0 and on other channels, and how it grows in time."""
     name, uses, regime = kind
     found, parts = results.accuracy(kind, test), results.parts(kind, test)
     unseen = (regime, test) in (("simulated", "nmnist"), ("real", "nmnist-simulated"))
     metric = "generalisation" if unseen else "performance"
-    for place, ebn0_db in enumerate(results.ladder):
-        row = _maker(kind, scenario(test, uses, ebn0_db), len(parts))
+    for place, esn0_db in enumerate(results.ladder):
+        row = _maker(kind, scenario(test, uses, esn0_db), len(parts))
         yield row("edge", metric, mean_interval(found[:, place, -1]), "measured")
         for channel in parts[0].get("channels", {}):
             other = np.array([part["channels"][channel][place][-1] for part in parts])
-            row_there = _maker(kind, scenario(test, uses, ebn0_db, channel), len(parts))
+            row_there = _maker(kind, scenario(test, uses, esn0_db, channel), len(parts))
             yield row_there("edge", "generalisation", mean_interval(other), "measured")
     if regime != results.base(test):
         return
-    for ebn0_db in ONLINE_DB:
-        if ebn0_db not in results.ladder:
+    for esn0_db in ONLINE_DB:
+        if esn0_db not in results.ladder:
             continue
-        online = found[:, results.ladder.index(ebn0_db)]
-        row = _maker(kind, scenario(test, uses, ebn0_db), len(parts))
+        online = found[:, results.ladder.index(esn0_db)]
+        row = _maker(kind, scenario(test, uses, esn0_db), len(parts))
         final = online[:, -1] - CHANCE
         if (final > 0).all():
             closed = (online[:, ONE_THIRD - 1] - CHANCE) / final
@@ -102,9 +103,9 @@ def _comparison_rows(results: Results, test: str) -> Iterator[Row]:
         own = ("s-vdib", uses, base)
         if name == "s-vdib" or regime != base or not results.models(own, test):
             continue
-        for ebn0_db in results.ladder:
-            gains = results.gains(own, kind, test, ebn0_db)
-            row = _maker(kind, scenario(test, uses, ebn0_db), len(gains))
+        for esn0_db in results.ladder:
+            gains = results.gains(own, kind, test, esn0_db)
+            row = _maker(kind, scenario(test, uses, esn0_db), len(gains))
             yield row("edge", "spiking_gain", mean_interval(gains), "measured")
     for kind in results.kinds(test):
         if kind != results.reference(kind[0], test) or kind[0] in (*SPIKING, *BOUNDS):
@@ -117,18 +118,16 @@ def _energy_comparison_rows(results: Results, kind: Kind, test: str) -> Iterator
     own = results.reference("s-vdib", test)
     if not results.models(own, test):
         return
-    spiking, other = dict(device_joules(results, own, test)), dict(device_joules(results, kind, test))
     row = _maker(kind, scenario(test, uses), len(results.models(kind, test)))
-    for chip, processor in PAIRS:
-        node = f"{chip.name} against {processor.name}"
-        if other[processor.name].central > 0:
-            ratio = spiking[chip.name] / other[processor.name]
-            yield from _ranged(row, node, "spiking_energy_ratio", ratio)
-    for ebn0_db in COST_DB:
-        if ebn0_db not in results.ladder:
+    if kind == rival(results, own, test):
+        yield row("device", "energy_rival", _constant(1.0), "measured")
+    for node, ratio in energy_ratios(results, own, kind, test):
+        yield from _ranged(row, node, "spiking_energy_ratio", ratio)
+    for esn0_db in COST_DB:
+        if esn0_db not in results.ladder:
             continue
-        row = _maker(kind, f"{test}/{ebn0_db:g}dB", len(results.models(kind, test)))
-        for chip, processor, found in crossovers(results, name, test, ebn0_db):
+        row = _maker(kind, f"{test}/{esn0_db:g}dB", len(results.models(kind, test)))
+        for chip, processor, found in crossovers(results, name, test, esn0_db):
             node = f"{chip.name} against {processor.name}: spikes win {found.spikes_win}"
             yield row(node, "crossover_energy_per_use", _constant(found.joules_per_use), "modelled")
 
@@ -176,8 +175,9 @@ def _cost_rows(results: Results, kind: Kind, test: str) -> Iterator[Row]:
             streamed = bits_on_air(name, counted["channel_uses"], radio, streamed=True)
             yield row(f"air, {radio.name}, streamed", "communication_bits", _constant(streamed), "counted")
             yield from _ranged(row, f"air, {radio.name}, streamed", "energy", air_joules(streamed, radio)[0])
+    sent = ", streamed" if packets(name) > 1 else ""
     for hardware, radio, seconds in latency_s(results, kind, test):
-        yield row(f"{hardware}, {radio.name}", "inference_latency", _constant(seconds), "modelled")
+        yield row(f"{hardware}, {radio.name}{sent}", "inference_latency", _constant(seconds), "modelled")
 
 
 def _training_rows(results: Results) -> Iterator[Row]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from defiance.hardware import RADIOS
-from defiance.kpm import format_quantity, mean_interval
+from defiance.kpm import mean_interval
 from defiance.studies.coinference.settings import SPIKING, STEPS
 from defiance.studies.coinference.sheet.costs import (
-    EQUAL_WITHIN,
     PAIRS,
-    crossovers,
-    device_joules,
+    energy_ratios,
+    radio_joules,
+    rival,
     time_to_decision_s,
 )
-from defiance.studies.coinference.sheet.results import BOUNDS, CHANCE, Kind, Results
+from defiance.studies.coinference.sheet.results import BOUNDS, CHANCE, Array, Kind, Results
 
 NAMES = {
     "nmnist": "real N-MNIST",
@@ -24,8 +26,6 @@ NAMES = {
 }
 SPOKEN_DB = (math.inf, 0.0, -4.0, -8.0)
 FIFTH = 0.2
-EQUAL_DB = (math.inf, 0.0, -4.0)
-"""Where two candidates have to be equally accurate before their devices' energies are compared."""
 
 
 def verdict(results: Results) -> str:
@@ -40,9 +40,9 @@ def verdict(results: Results) -> str:
         _levels(results, test, own),
         _leaders(results, test),
         _paper(results, test, own),
-        _energy(results, test, own, others),
-        _small(results, test, own, others),
-        _crossovers(results, test, own, others),
+        _energy(results, test, own),
+        _small(results, test, own),
+        _radio(results, test, own),
         _online(results, test, own),
         _elsewhere(results, test),
     ]
@@ -59,11 +59,11 @@ def _compared(results: Results, test: str) -> list[Kind]:
 
 
 def _spoken(results: Results) -> list[float]:
-    return [ebn0_db for ebn0_db in SPOKEN_DB if ebn0_db in results.ladder]
+    return [esn0_db for esn0_db in SPOKEN_DB if esn0_db in results.ladder]
 
 
-def _noise(ebn0_db: float) -> str:
-    return "without noise" if math.isinf(ebn0_db) else f"at {ebn0_db:g} dB"
+def _noise(esn0_db: float) -> str:
+    return "without noise" if math.isinf(esn0_db) else f"at {esn0_db:g} dB"
 
 
 def _share(interval: tuple[float, float, float]) -> str:
@@ -88,148 +88,138 @@ def _only_accuracy(results: Results, test: str) -> str:
     return f"Accuracy on {NAMES[test]} without noise: {', '.join(listed)}."
 
 
-def _best(results: Results, test: str, kinds: list[Kind], ebn0_db: float) -> Kind:
-    return max(kinds, key=lambda kind: results.final(kind, test, ebn0_db).mean())
-
-
-def _equal(results: Results, test: str, own: Kind, others: list[Kind]) -> Kind | None:
-    """The conventional candidate of least device work that is nowhere less accurate than a spiking one."""
-    ladder = [ebn0_db for ebn0_db in EQUAL_DB if ebn0_db in results.ladder]
-
-    def reaches(kind: Kind, ebn0_db: float) -> bool:
-        target = results.final(own, test, ebn0_db).mean() - EQUAL_WITHIN
-        return bool(results.final(kind, test, ebn0_db).mean() >= target)
-
-    equal = [kind for kind in others if all(reaches(kind, ebn0_db) for ebn0_db in ladder)]
-    return min(equal, key=lambda kind: results.counted[kind[:2]]["device_operations"], default=None)
+def _best(results: Results, test: str, kinds: list[Kind], esn0_db: float) -> Kind:
+    return max(kinds, key=lambda kind: results.final(kind, test, esn0_db).mean())
 
 
 def _headline(results: Results, test: str, own: Kind, others: list[Kind]) -> str:
-    """Where spikes win at all."""
-    wins: list[str] = []
-    losses: list[str] = []
+    """Where spikes win at all: a difference counts if its interval excludes zero."""
     gains = [
-        mean_interval(results.gains(own, _best(results, test, others, ebn0_db), test, ebn0_db))
-        for ebn0_db in _spoken(results)
+        mean_interval(results.gains(own, _best(results, test, others, esn0_db), test, esn0_db))
+        for esn0_db in _spoken(results)
     ]
-    (wins if all(gain[0] > 0 for gain in gains) else losses).append("accuracy")
-    rival = _equal(results, test, own, others)
-    if rival is not None:
-        ratios = _ratios(results, test, own, rival)
-        cheaper = [chips for chips, ratio in ratios.items() if ratio[0] < 1]
-        if len(cheaper) == len(ratios):
-            wins.append("device energy")
-        elif cheaper:
-            wins.append(f"device energy in {len(cheaper)} of {len(ratios)} pairs of chips")
+    found = {"accuracy": _sign(*gains)}
+    conventional = rival(results, own, test)
+    if conventional is not None:
+        ratios = dict(energy_ratios(results, own, conventional, test))
+        cheaper = [chips for chips, ratio in ratios.items() if ratio.central < 1]
+        if 0 < len(cheaper) < len(ratios):
+            found[f"device energy in {len(cheaper)} of {len(ratios)} pairs of chips"] = 1
         else:
-            losses.append("device energy")
-        times = [_time_s(results, test, kind) for kind in (own, rival)]
-        (wins if times[0] < times[1] else losses).append("time to a decision")
-    won = f"win on {' and '.join(wins)}" if wins else "win nowhere"
-    lost = f", not on {' or '.join(losses)}" if losses and wins else ""
-    return f"On {NAMES[test]} at {own[1]} channel uses, spikes {won}{lost}."
+            found["device energy"] = 1 if cheaper else -1
+        times = [_times_s(results, test, kind) for kind in (conventional, own)]
+        shared = min(map(len, times))
+        found["time to a decision"] = _sign(mean_interval(times[0][:shared] - times[1][:shared]))
+    won, even, lost = ([words for words, sign in found.items() if sign == way] for way in (1, 0, -1))
+    text = f"On {NAMES[test]} at {own[1]} channel uses, spikes win "
+    text += f"on {' and '.join(won)}" if won else "nowhere"
+    text += f", not on {' or '.join(lost)}" if lost and won else ""
+    return text + (f"; no difference is shown in {' and '.join(even)}." if even else ".")
 
 
-def _time_s(results: Results, test: str, kind: Kind) -> float:
+def _sign(*intervals: tuple[float, float, float]) -> int:
+    """1 or -1 if all intervals (mean, low, high) lie on that side of zero, else 0; one seed has its mean."""
+    lows = [low if math.isfinite(low) else mean for mean, low, _ in intervals]
+    highs = [high if math.isfinite(high) else mean for mean, _, high in intervals]
+    return int(min(lows) > 0) - int(max(highs) < 0)
+
+
+def _times_s(results: Results, test: str, kind: Kind) -> Array:
+    """When each model's decision without noise is within a point of its last, [models]."""
     found = results.accuracy(kind, test)[:, 0]
-    return float(mean_interval([time_to_decision_s(one, test) for one in found])[0])
+    return np.array([time_to_decision_s(one, test) for one in found])
 
 
 def _levels(results: Results, test: str, own: Kind) -> str:
     listed = [
-        f"{_share(mean_interval(results.final(own, test, ebn0_db)))} {_noise(ebn0_db)}"
-        for ebn0_db in _spoken(results)
+        f"{_share(mean_interval(results.final(own, test, esn0_db)))} {_noise(esn0_db)}"
+        for esn0_db in _spoken(results)
     ]
     return f"S-VDIB is right in {', '.join(listed)}."
 
 
 def _leaders(results: Results, test: str) -> str:
-    """Who leads at each Eb/N0, and by how much over S-VDIB."""
+    """Who leads at each Es/N0, and by how much over S-VDIB."""
     parts = []
     own = results.reference("s-vdib", test)
-    for ebn0_db in _spoken(results):
-        best = _best(results, test, _compared(results, test), ebn0_db)
-        lead = mean_interval(results.gains(best, own, test, ebn0_db))
-        share = _share(mean_interval(results.final(best, test, ebn0_db)))
+    for esn0_db in _spoken(results):
+        best = _best(results, test, _compared(results, test), esn0_db)
+        lead = mean_interval(results.gains(best, own, test, esn0_db))
+        share = _share(mean_interval(results.final(best, test, esn0_db)))
         ahead = "" if best == own else f", {_points(lead)} over S-VDIB"
-        parts.append(f"{_noise(ebn0_db)} {best[0]} ({share}{ahead})")
+        parts.append(f"{_noise(esn0_db)} {best[0]} ({share}{ahead})")
     return f"Of all at equal uses and energy, the most accurate is {'; '.join(parts)}."
 
 
 def _paper(results: Results, test: str, own: Kind) -> str:
     """The paper's own comparison."""
     parts = []
-    for ebn0_db in (ebn0_db for ebn0_db in _spoken(results) if math.isfinite(ebn0_db)):
+    for esn0_db in (esn0_db for esn0_db in _spoken(results) if math.isfinite(esn0_db)):
         gains = [
             f"{_points(mean_interval(found))} against {words}"
             for name, words in (("separate", "separate coding"), ("neurojscc", "joint spiking coding"))
-            if (found := results.gains(own, results.reference(name, test), test, ebn0_db)).size
+            if (found := results.gains(own, results.reference(name, test), test, esn0_db)).size
         ]
         if gains:
-            parts.append(f"{' and '.join(gains)} {_noise(ebn0_db)}")
+            parts.append(f"{' and '.join(gains)} {_noise(esn0_db)}")
     return f"In the paper's own comparison S-VDIB gains {'; '.join(parts)}." if parts else ""
 
 
-def _ratios(results: Results, test: str, own: Kind, rival: Kind) -> dict[str, tuple[float, float, float]]:
-    """Energy of S-VDIB's device half over the rival's, by pair of chips: central, low, high."""
-    spiking, other = dict(device_joules(results, own, test)), dict(device_joules(results, rival, test))
-    found = {}
-    for chip, processor in PAIRS:
-        ratio = spiking[chip.name] / other[processor.name]
-        found[f"{chip.name} against {processor.name}"] = (ratio.central, ratio.low, ratio.high)
-    return found
-
-
-def _energy(results: Results, test: str, own: Kind, others: list[Kind]) -> str:
-    rival = _equal(results, test, own, others)
-    if rival is None:
+def _energy(results: Results, test: str, own: Kind) -> str:
+    conventional = rival(results, own, test)
+    if conventional is None:
         return "No conventional candidate is as accurate as S-VDIB, so no device halves can be compared."
+    ratios = dict(energy_ratios(results, own, conventional, test))
     parts = [
-        f"{ratio[0]:.2g} times ({ratio[1]:.2g} to {ratio[2]:.2g}) on {chips}"
-        for chips, ratio in _ratios(results, test, own, rival).items()
+        f"{ratio.central:.2g} times ({ratio.low:.2g} to {ratio.high:.2g}) on {chips}"
+        for chips, ratio in ratios.items()
     ]
-    within = sum(ratio[0] <= FIFTH for ratio in _ratios(results, test, own, rival).values())
+    within = sum(ratio.central <= FIFTH for ratio in ratios.values())
     silent = mean_interval([part["silent_share"] for part in results.parts(own, test)])[0]
     return (
-        f"Against {rival[0]}, the least conventional device half of equal accuracy, S-VDIB's takes "
+        f"Against {conventional[0]}, the least conventional device half of equal accuracy, S-VDIB's takes "
         f"{', '.join(parts)} the joules: at most a fifth in {within} of {len(parts)}; "
         f"{100 * silent:.1f} % of its hidden activations are zero."
     )
 
 
-def _small(results: Results, test: str, own: Kind, others: list[Kind]) -> str:
+def _small(results: Results, test: str, own: Kind) -> str:
     """What half of the neurons save, and what they cost."""
     small = results.reference("s-vdib-small", test)
-    rival = _equal(results, test, small, others) if results.models(small, test) else None
-    if rival is None:
+    conventional = rival(results, small, test) if results.models(small, test) else None
+    if conventional is None:
         return ""
     lost = _points(mean_interval(results.gains(small, own, test, math.inf)))
-    parts = [
-        f"{ratio[0]:.2g} times on {chips}" for chips, ratio in _ratios(results, test, small, rival).items()
-    ]
-    return f"With half of the neurons it changes by {lost} and takes, against {rival[0]}, {', '.join(parts)}."
+    ratios = energy_ratios(results, small, conventional, test)
+    parts = [f"{ratio.central:.2g} times on {chips}" for chips, ratio in ratios]
+    return (
+        f"With half of the neurons it changes by {lost} and takes, against {conventional[0]}, "
+        f"{', '.join(parts)}."
+    )
 
 
-def _crossovers(results: Results, test: str, own: Kind, others: list[Kind]) -> str:
-    """At which price of a channel use spikes win, and on which radios."""
-    rival = _equal(results, test, own, others)
-    if rival is None or 0.0 not in results.ladder:
+def _radio(results: Results, test: str, own: Kind) -> str:
+    """On which radios a spiking device spends less, headers included."""
+    conventional = rival(results, own, test)
+    if conventional is None:
         return ""
     parts = []
-    for chip, processor, found in crossovers(results, rival[0], test, 0.0):
-        if math.isinf(found.joules_per_use) or found.joules_per_use == 0:
-            text = f"{found.spikes_win}"
-        else:
-            won = [
-                radio.name
-                for radio in RADIOS.values()
-                if (radio.tx_joules_per_bit < found.joules_per_use) == (found.spikes_win == "below")
-            ]
-            radios = f" ({', '.join(won)})" if won else " (none of the radios here)"
-            text = f"{found.spikes_win} {format_quantity(found.joules_per_use, 'J')} per channel use{radios}"
-        uses = f"{found.spiking_uses} against {found.other_uses} uses"
-        parts.append(f"on {chip.name} against {processor.name} {text}, {uses}")
-    return f"Radio included, spikes spend less {'; '.join(parts)}." if parts else ""
+    for chip, processor in PAIRS:
+        won: dict[bool, list[str]] = {True: [], False: []}
+        for streamed in won:
+            for radio in RADIOS.values():
+                spent = radio_joules(results, own, test, chip.name, radio, streamed=streamed)
+                other = radio_joules(results, conventional, test, processor.name, radio, streamed=False)
+                won[streamed] += [radio.name] if spent < other else []
+        parts.append(
+            f"{chip.name} against {processor.name}: {_listed(won[False])} in one burst, "
+            f"{_listed(won[True])} if every step is sent"
+        )
+    return f"Radio and headers included, its device spends less on these radios: {'; '.join(parts)}."
+
+
+def _listed(names: list[str]) -> str:
+    return "all" if len(names) == len(RADIOS) else " and ".join(names) or "none"
 
 
 def _online(results: Results, test: str, own: Kind) -> str:
@@ -237,8 +227,9 @@ def _online(results: Results, test: str, own: Kind) -> str:
     if not (found[:, -1] > 0).all():
         return ""
     closed = mean_interval(found[:, STEPS // 3 - 1] / found[:, -1])
+    when_s = float(_times_s(results, test, own).mean())
     text = f"After a third of a recording {_share(closed)} of S-VDIB's final gap to chance is closed"
-    return f"{text}; its decision is within a point of the last after {_time_s(results, test, own):.3g} s."
+    return f"{text}; its decision is within a point of the last after {when_s:.3g} s."
 
 
 def _elsewhere(results: Results, test: str) -> str:
