@@ -44,11 +44,14 @@ def hexagonal(worlds: int, users: int, sites: int, sectors: int, duration_s: flo
     points = math.ceil(duration_s * SPEED_MPS / ROUTE_SPACING_M) + 2
     along_m = ROUTE_SPACING_M * torch.arange(points)[:, None]
     return World(
-        gain_db=_gain_db(place_m, site_m, sectors).contiguous(),
+        gain_db=_gain_db(place_m, site_m, sectors)[None].contiguous(),
         origin_m=(float(low_m[0]), float(low_m[1])),
         resolution_m=RESOLUTION_M,
+        lattice_m=None,
         carrier_hz=CARRIER_HZ,
         cell_site=torch.arange(cells) // sectors,
+        floor=torch.zeros(worlds, users, dtype=torch.int32),
+        loss_db=torch.zeros(worlds, users),
         route_m=start_m + along_m * torch.stack([angle.cos(), angle.sin()], -1),
         speed_mps=torch.full((worlds, users), SPEED_MPS),
         stop_spacing_m=torch.full((worlds, users), math.inf),
