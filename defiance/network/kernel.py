@@ -84,14 +84,14 @@ def step_in_place(world: World, state: State, config: RadioConfig, steps: int = 
         _advance(w, first, end, *arguments, _buffers(cells, scatterers))
 
     def run(first: int, end: int) -> None:
-        _run(first, end, steps, *arguments, _buffers(cells, scatterers))
+        _run(first, end, steps, *arguments, _buffers(cells, scatterers), *_desk(cells))
 
     threads = torch.get_num_threads()
     if threads > worlds and users * cells >= threads * LINKS_PER_THREAD:
         for _ in range(steps):
             for w in range(worlds):
                 list(_pool(threads).map(advance, [w] * threads, *_parts(users, threads)))
-                _schedule(w, *arguments)
+                _schedule(w, *arguments, *_desk(cells))
     elif min(threads, worlds) > 1:
         list(_pool(threads).map(run, *_parts(worlds, min(threads, worlds))))
     else:
@@ -105,6 +105,11 @@ def _buffers(cells: int, scatterers: int) -> tuple[Any, ...]:
     exponent = np.empty(cells, np.int32)
     cosine, sine = np.empty((2, scatterers * cells), np.float32)
     return received, exponent, exponent.view(np.float32), real, imaginary, cosine, sine
+
+
+def _desk(cells: int) -> tuple[Any, Any]:
+    """What scheduling keeps of each cell: its users and the share of its resources that they use."""
+    return np.empty(cells, np.int32), np.empty(cells, np.float32)
 
 
 def _parts(count: int, threads: int) -> tuple[list[int], list[int]]:
@@ -175,6 +180,17 @@ def _fetch(context, array, index):  # type: ignore[no-untyped-def]
 
 
 _prefetch: Any = intrinsic(_fetch)
+
+
+# Without Numba's reference counts, which are atomic and would be taken for every array and call: they take
+# longer than all the rest. So a loop allocates nothing, and what it gets outlives the call.
+_LOOP: dict[str, Any] = {
+    "nogil": True,
+    "fastmath": True,
+    "cache": True,
+    "error_model": "numpy",
+    "_nrt": False,
+}
 
 
 @njit(inline="always", fastmath=True)
@@ -410,9 +426,7 @@ def _remember(w, u, signal, disturbance, state, radio):  # type: ignore[no-untyp
     return s_out, i_out, s_in, i_in
 
 
-# Without Numba's reference counts, which are atomic and would be taken for each array, user and call: they
-# take longer than all the rest. So nothing is allocated here, and what comes in outlives the call.
-@njit(nogil=True, fastmath=True, cache=True, error_model="numpy", _nrt=False)
+@njit(**_LOOP)
 def _advance(w, first, end, world, state, radio, efficiency, buffers):  # type: ignore[no-untyped-def]
     """One step of the users `first ... end - 1` of a world, up to the rate that the air offers each."""
     if first < end:
@@ -425,12 +439,12 @@ def _advance(w, first, end, world, state, radio, efficiency, buffers):  # type: 
             efficiency[w, u] = _follow(w, u, buffers[0], total, state, radio)
 
 
-@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _schedule(w, world, state, radio, efficiency):  # type: ignore[no-untyped-def]
+@njit(**_LOOP)
+def _schedule(w, world, state, radio, efficiency, connected, used):  # type: ignore[no-untyped-def]
     """Equal share of the PRBs that background traffic leaves; the load of the next step follows."""
     users, cells = efficiency.shape[1], state.load.shape[1]
-    connected = np.zeros(cells, np.int32)
-    used = np.zeros(cells, np.float32)
+    connected[:] = 0
+    used[:] = 0
     for u in range(users):
         if efficiency[w, u] >= 0:
             connected[state.serving[w, u]] += 1
@@ -451,10 +465,10 @@ def _schedule(w, world, state, radio, efficiency):  # type: ignore[no-untyped-de
     state.measured_steps[w] += 1
 
 
-@njit(nogil=True, fastmath=True, cache=True, error_model="numpy")
-def _run(first, end, steps, world, state, radio, efficiency, buffers):  # type: ignore[no-untyped-def]
+@njit(**_LOOP)
+def _run(first, end, steps, world, state, radio, efficiency, buffers, connected, used):  # type: ignore[no-untyped-def]
     """All steps of the worlds `first ... end - 1`."""
     for w in range(first, end):
         for _ in range(steps):
             _advance(w, 0, efficiency.shape[1], world, state, radio, efficiency, buffers)
-            _schedule(w, world, state, radio, efficiency)
+            _schedule(w, world, state, radio, efficiency, connected, used)
