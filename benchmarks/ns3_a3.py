@@ -7,7 +7,8 @@
     part B    two settings in six conditions, absolute
     part C    one setting with one thing changed, absolute
 
-Nothing is fitted to parts B and C. `LOAD`, what interferes with the control channel, was chosen on part A.
+Nothing is fitted to parts B and C. `LOAD`, with which other cells interfere with the control channel, was
+chosen on part A: of 0.38, 0.7 and 1 the one with the least mean |log| of failure rates, 0.05 added to both.
 """
 
 import argparse
@@ -32,13 +33,14 @@ from defiance.network.settings import RadioConfig
 from defiance.network.simulate import Outcome, simulate
 from defiance.network.state import NONE
 from defiance.network.world import World, draw_worlds
+from defiance.radio.tr38901 import CAR_DB, CAR_SIGMA_DB
 from defiance.scene.grid import UrbanGrid, drives, urban_grid
 from defiance.seeding import stream
 
 GRID = UrbanGrid((2, 2))
 CARRIER_HZ = 3.5e9
 WARM_UP_S = 60.0
-LOAD = 0.38
+LOAD = 1.0
 METRICS = ("handovers_pm", "unnecessary_pm", "failures_pm", "sinr_db")
 
 RECEPTIONS_HZ, RECEPTIONS_PER_USER_HZ = 206.0, 16.5
@@ -147,8 +149,10 @@ def simulated(
         demand_bps=16e3,  # 200 bytes every 100 ms
         drives=partial(drives, GRID),
     )
+    lost_db = [in_car_db(speed, condition.users, draw) for speed in speeds for draw in range(draws)]
     drawn = replace(
         drawn,
+        loss_db=torch.stack(lost_db),
         speed_mps=torch.tensor(speeds)
         .repeat_interleave(draws)[:, None]
         .expand_as(drawn.speed_mps)
@@ -181,6 +185,13 @@ def simulated(
         {name: float(value.view(len(rows), draws).mean(1)[index]) for name, value in measured.items()}
         for index in range(len(rows))
     ]
+
+
+def in_car_db(speed_mps: float, users: int, draw: int) -> Tensor:
+    """What ns-3 adds to every link of a vehicle, drawn once, but only at 30 to 120 km/h, `[U]`."""
+    if not 30.0 <= speed_mps * 3.6 <= 120.0:
+        return torch.zeros(users)
+    return CAR_DB + CAR_SIGMA_DB * torch.randn(users, generator=stream(1, "car", draw).generator())
 
 
 def rates(world: World, config: RadioConfig, outcome: Outcome) -> dict[str, Tensor]:
@@ -237,8 +248,8 @@ def full_load_sinr_db(world: World, config: RadioConfig, position_m: Tensor) -> 
 
 def chosen(world: World, index: Tensor) -> World:
     """Some worlds of a batch, in this order."""
-    batched = ("route_m", "speed_mps", "stop_spacing_m", "stop_s", "fading_direction", "fading_phase",
-               "demand_bps", "background_load", "key")  # fmt: skip
+    batched = ("floor", "loss_db", "route_m", "speed_mps", "stop_spacing_m", "stop_s", "fading_direction",
+               "fading_phase", "demand_bps", "background_load", "key")  # fmt: skip
     return replace(world, **{name: getattr(world, name)[index] for name in batched})
 
 

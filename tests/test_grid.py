@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from defiance.radio.tr38901 import UMI
-from defiance.scene.grid import PITCH_M, UrbanGrid, drives, exponential_field, line_of_sight, urban_grid
+from defiance.scene.drop import normal_field
+from defiance.scene.grid import PITCH_M, UrbanGrid, drives, line_of_sight, shadowing_amplitude, urban_grid
 from defiance.scene.streets import ROUTE_SPACING_M
 from defiance.seeding import stream
 
@@ -41,14 +42,16 @@ def test_line_of_sight_is_mutual() -> None:
 
 
 def test_shadowing_decorrelates_exponentially() -> None:
-    """Variance 1 and exp(-d / 10) over 4 x 512 x 512 points; about 1,600 independent ones each: +-0.03."""
-    fields = [exponential_field((512, 512), 10.0, stream(1, "f", n).generator()) for n in range(4)]
-    for lag in (0, 1, 5, 10, 20, 40):
-        for axis in (0, 1):
-            product = torch.stack(
-                [(f * f.roll(lag, axis)).narrow(axis, lag, 512 - lag).mean() for f in fields]
-            )
-            assert product.mean().item() == pytest.approx(np.exp(-lag / 10.0), abs=0.05)
+    """Along a street, between grid points as on them: variance 1 and exp(-d / 10); noise about 0.02."""
+    amplitude = shadowing_amplitude(512, 512, 10.0)
+    fields = [normal_field(amplitude, stream(1, "f", n).generator())[:512, :512] for n in range(4)]
+    shares = (0.0, 0.25, 0.5, 0.75)
+    between = torch.stack([row[:, :-1] + share * row.diff(dim=1) for row in fields for share in shares])
+    assert between.square().mean().item() == pytest.approx(1.0, abs=0.04)
+    for lag in (5, 10, 20, 40):
+        for axis in (1, 2):
+            product = (between * between.roll(lag, axis)).narrow(axis, lag, 511 - lag).mean()
+            assert product.item() == pytest.approx(np.exp(-lag / 10.0), abs=0.05)
 
 
 def test_path_gain_is_that_of_the_street_canyon() -> None:

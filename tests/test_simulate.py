@@ -166,6 +166,13 @@ def test_a_later_command_waits_for_its_time() -> None:
     assert outcome.state.interrupted_steps.item() == 2 and outcome.state.stay_steps.item() == 1 + 10
 
 
+def test_nothing_is_prepared_while_a_command_is_on_its_way() -> None:
+    """Commanded at the end of the period after the decision, executed in the next: one in two is prepared."""
+    config = RadioConfig(preparation_s=0.09)
+    outcome = simulate(equal_cells(users=1), config, Hop([]), stream(1, "m"), duration_s=1.0, warm_up_s=0.0)
+    assert outcome.prepared.tolist() == [5] and outcome.state.handovers.item() == 4
+
+
 def test_every_handover_interrupts_for_two_steps_under_a3() -> None:
     outcome = simulate(worlds(2), RADIO, rule(0.0), stream(1, "m"), duration_s=5.0)
     state = outcome.state

@@ -325,7 +325,8 @@ def simulate(
             prepared=prepared,
         )
         memory, wanted = policy.decide(memory, observation)
-        wanted = torch.where(connected & (wanted != state.serving), wanted, NONE)
+        free = connected & (state.target == NONE)  # no command is on its way
+        wanted = torch.where(free & (wanted != state.serving), wanted, NONE)
         triggered = wanted != NONE
         if isinstance(memory, Triggering):
             triggered = triggered | (memory.triggered_s >= 0).any(-1)

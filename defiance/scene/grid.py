@@ -4,6 +4,7 @@ Path loss and shadowing are those of TR 38.901's street canyon (UMi); whether a 
 matter of the houses between, not of chance.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from defiance.radio.tr38901 import UMI
 from defiance.scene.city import Scene
+from defiance.scene.drop import field_amplitude, nearest_image, normal_field, torus_grid
 from defiance.scene.streets import ROUTE_SPACING_M
 from defiance.seeding import Stream
 
@@ -62,19 +64,20 @@ def urban_grid(
     y = np.arange(grid.north_m[0], grid.north_m[-1] + RESOLUTION_M / 2, RESOLUTION_M)
     place = np.stack(np.meshgrid(x, y), -1)
     sites = np.array(site_m, np.float64)
-    gain_db = torch.empty(len(sites), len(y), len(x))
+    rows, columns = len(y), len(x)
+    gain_db = torch.empty(len(sites), rows, columns)
+    amplitudes = [shadowing_amplitude(rows, columns, state.correlation_m) for state in (UMI.los, UMI.nlos)]
     for number, (site, sight) in enumerate(zip(sites, line_of_sight(grid, sites, place), strict=True)):
         distance_m = torch.from_numpy(np.hypot(*(place - site).transpose(2, 0, 1))).float()
-        loss = UMI.los_loss_db(distance_m, UMI.user_m, UMI.station_m, carrier_hz, 1.0)
-        hidden = UMI.nlos_loss_db(distance_m, UMI.user_m, UMI.station_m, carrier_hz)
         rng = stream.child("shadowing", number).generator()
-        shadow_db = UMI.los.sigma_db * exponential_field(
-            loss.shape, UMI.los.correlation_m / RESOLUTION_M, rng
+        shadow, hidden = (normal_field(amplitude, rng)[:rows, :columns] for amplitude in amplitudes)
+        los_db = UMI.los_loss_db(distance_m, UMI.user_m, UMI.station_m, carrier_hz, 1.0)
+        nlos_db = UMI.nlos_loss_db(distance_m, UMI.user_m, UMI.station_m, carrier_hz)
+        gain_db[number] = -torch.where(
+            torch.from_numpy(sight),
+            los_db + UMI.los.sigma_db * shadow,
+            nlos_db + UMI.nlos.sigma_db * hidden,
         )
-        hidden_db = UMI.nlos.sigma_db * exponential_field(
-            loss.shape, UMI.nlos.correlation_m / RESOLUTION_M, rng
-        )
-        gain_db[number] = -torch.where(torch.from_numpy(sight), loss + shadow_db, hidden + hidden_db)
     off_m = (np.abs(axis[:, None] - lines).min(1) for axis, lines in ((x, grid.east_m), (y, grid.north_m)))
     off_east_m, off_north_m = np.meshgrid(*off_m)
     on_street = np.asarray(np.minimum(off_east_m, off_north_m) <= STREET_WIDTH_M / 2)
@@ -154,20 +157,18 @@ def drives(
     return ways
 
 
-def exponential_field(shape: Sequence[int], correlation: float, rng: torch.Generator) -> Tensor:
-    """A standard normal field whose autocorrelation is exp(-d / correlation), `[rows, columns]`.
+def shadowing_amplitude(rows: int, columns: int, correlation_m: float) -> Tensor:
+    """Spectrum of a field with correlation exp(-d / correlation_m), see `drop.normal_field`.
 
-    By spectral synthesis on a torus that is eight correlation distances larger, so that its ends don't meet.
+    Larger than the area by eight correlation distances, so that its ends don't meet; its variance is 1 on
+    average along a grid line, where a vehicle sees it interpolated.
     """
-    rows, columns = (int(size + 8 * correlation) for size in shape)
-    row, column = torch.arange(rows), torch.arange(columns)
-    distance = torch.hypot(
-        torch.minimum(row, rows - row)[:, None].float(), torch.minimum(column, columns - column)[None].float()
-    )
-    spectrum = torch.fft.rfft2(torch.exp(-distance / correlation)).real.clamp(min=0)
-    white = torch.randn(rows, columns, generator=rng)
-    field: Tensor = torch.fft.irfft2(torch.fft.rfft2(white) * spectrum.sqrt(), s=(rows, columns))
-    return field[: shape[0], : shape[1]]
+    more = int(8 * correlation_m / RESOLUTION_M)
+    rows, columns = rows + more, columns + more
+    lattice_m = RESOLUTION_M * torch.tensor([[columns, 0.0], [0.0, rows]], dtype=torch.float64)
+    offset_m = nearest_image(torus_grid(rows, columns, lattice_m), lattice_m)
+    along_line = 2 / 3 + math.exp(-RESOLUTION_M / correlation_m) / 3
+    return field_amplitude(offset_m, correlation_m) / math.sqrt(along_line)
 
 
 def _turned(
