@@ -190,6 +190,7 @@ _LOOP: dict[str, Any] = {
     "cache": True,
     "error_model": "numpy",
     "_nrt": False,
+    "forceinline": True,  # into `_run`: a call passes some hundred numbers
 }
 
 
