@@ -209,6 +209,22 @@ def test_the_lookup_is_the_formula(modulation) -> None:
 
 
 @both
+def test_an_index_between_two_uses_both_in_turn(modulation) -> None:
+    """Whole at the required SINRs, a half half-way, where it delivers the mean of its neighbours."""
+    look = lookup(modulation, ELEMENTS)
+    required_db, index = look.required_db, torch.arange(len(look.required_db), dtype=torch.float64)
+    torch.testing.assert_close(look.fractional_mcs(required_db), index)
+    half = look.fractional_mcs((required_db[:-1] + required_db[1:]) / 2)
+    torch.testing.assert_close(half, index[:-1] + 0.5)
+    assert look.fractional_mcs(torch.tensor([-50.0, 50.0], dtype=torch.float64)).tolist() == [0, index[-1]]
+    sinr = 10 ** (required_db[:-1] / 10)
+    neighbours = [look.at(index[k : k + len(half)].long(), sinr) for k in (0, 1)]
+    for got, low, high in zip(look.at(half, sinr), *neighbours, strict=True):
+        torch.testing.assert_close(got, (low + high) / 2)
+    torch.testing.assert_close(look.beta(half), (look.eesm_beta[:-1] + look.eesm_beta[1:]) / 2)
+
+
+@both
 def test_efficiency_stays_below_shannon_and_close_to_it(modulation) -> None:
     """The best index at each SINR: 55 to 100 % of log2(1 + SINR) from -6 dB up to its own ceiling."""
     table, look = mcs_table(modulation), lookup(modulation, ELEMENTS)

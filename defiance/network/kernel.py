@@ -25,6 +25,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
+from defiance.network import rates
 from defiance.network.settings import SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
 from defiance.network.world import World
@@ -57,8 +58,8 @@ _Radio = namedtuple(
         "reestablishment_steps",
         "ping_pong_steps",
         "bandwidth_hz",
-        "rate_attenuation",
-        "rate_max_bps_hz",
+        "rate",
+        "cqi_delay_steps",
         "foreground_share",
     ],
 )
@@ -149,8 +150,8 @@ def _radio(config: RadioConfig, carrier_hz: float) -> Any:
         reestablishment_steps=max(1, config.steps(config.reestablishment_s)),
         ping_pong_steps=config.steps(config.ping_pong_s),
         bandwidth_hz=config.bandwidth_hz,
-        rate_attenuation=config.rate_attenuation,
-        rate_max_bps_hz=config.rate_max_bps_hz,
+        rate=rates.loops(config),
+        cqi_delay_steps=config.cqi_delay_s / config.step_s,
         foreground_share=config.foreground_share,
     )
 
@@ -314,8 +315,8 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
 
 @njit(inline="always", fastmath=True)
 def _follow(w, u, received, total, state, radio):  # type: ignore[no-untyped-def]
-    """Command, execution, re-establishment, radio-link monitoring; the rate in bit/s/Hz, -1 without one."""
-    efficiency = np.float32(-1)
+    """Command, execution, re-establishment, radio-link monitoring; whether the user may be served."""
+    connected = False
     state.sinr[w, u] = 0
     state.stay_steps[w, u] += 1
     if state.status[w, u] == CONNECTED and state.target[w, u] != NONE:
@@ -368,9 +369,7 @@ def _follow(w, u, received, total, state, radio):  # type: ignore[no-untyped-def
                     state.sinr[w, u] = s_in / i_in
         else:
             state.sinr[w, u] = s_in / i_in
-            efficiency = np.float32(
-                min(radio.rate_max_bps_hz, radio.rate_attenuation * math.log2(1 + s / disturbance))
-            )
+            connected = True
             if below_qout:
                 state.outage_steps[w, u] += 1
                 state.out_of_sync[w, u] += 1
@@ -391,7 +390,7 @@ def _follow(w, u, received, total, state, radio):  # type: ignore[no-untyped-def
                     state.timer_steps[w, u] = radio.reestablishment_steps
                     state.target[w, u] = NONE
                     state.t310_steps[w, u] = NONE
-    return efficiency
+    return connected
 
 
 @njit(inline="always", fastmath=True)
@@ -401,6 +400,7 @@ def _restart(w, u, state):  # type: ignore[no-untyped-def]
     state.t310_steps[w, u] = NONE
     state.out_of_sync[w, u] = 0
     state.in_sync[w, u] = 0
+    state.olla_db[w, u] = 0
 
 
 @njit(inline="always", fastmath=True)
@@ -430,14 +430,30 @@ def _remember(w, u, signal, disturbance, state, radio):  # type: ignore[no-untyp
 @njit(**_LOOP)
 def _advance(w, first, end, world, state, radio, efficiency, buffers):  # type: ignore[no-untyped-def]
     """One step of the users `first ... end - 1` of a world, up to the rate that the air offers each."""
+    received, _, _, real, imaginary, cosine, sine = buffers
     if first < end:
+        next_turns = state.fading_turns[w, first]
         ahead = _move(w, first, world, state, radio)
         for u in range(first, end):
-            place = ahead
+            place, last_turns = ahead, next_turns
             if u + 1 < end:
+                next_turns = state.fading_turns[w, u + 1]
                 ahead = _move(w, u + 1, world, state, radio)
             total = _receive(w, u, place, world, state, radio, buffers)
-            efficiency[w, u] = _follow(w, u, buffers[0], total, state, radio)
+            if not _follow(w, u, received, total, state, radio):
+                efficiency[w, u] = -1
+                continue
+            cell, disturbance = state.serving[w, u], state.interference_mw[w, u, state.ring[w]]
+            sinr = efficiency[w, u : u + 1]  # first the SINR, then what it is worth
+            sinr[0] = received[cell] / disturbance
+            reported = 0.0
+            if len(radio.rate.required_db) > 0:
+                turns = state.fading_turns[w, u]
+                turns -= (turns - last_turns) * radio.cqi_delay_steps
+                late = rates.late_power(w, u, cell, turns, world, cosine, sine)
+                power = real[cell] * real[cell] + imaginary[cell] * imaginary[cell]
+                reported = sinr[0] * late / max(power, np.float32(1e-30))
+            rates.transmit(w, u, sinr, reported, state, radio.rate)
 
 
 @njit(**_LOOP)

@@ -7,10 +7,12 @@ Everything a user or a cell does in `RadioConfig.step_s` seconds stands here onc
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from defiance.network.rates import offered_rates
 from defiance.network.settings import SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
 from defiance.network.world import World
@@ -104,10 +106,9 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     fading_turns = state.fading_turns + speed.clamp(min=config.environment_mps) * dt * waves_per_m
 
     # received power of every cell, [W, U, C]
-    received = (
-        torch.pow(10.0, (path_gain_db(world, position_m(world, travelled)) + config.tx_power_dbm) / 10)
-        * fading_power(world, fading_turns)
-    ).float()
+    gain_db = path_gain_db(world, position_m(world, travelled))
+    mean_mw = torch.pow(10.0, (gain_db + config.tx_power_dbm) / 10)
+    received = (mean_mw * fading_power(world, fading_turns)).float()
     total = (state.load[:, None] * received).sum(-1)
 
     # commands that arrive start the execution; the ring restarts and follows the target
@@ -173,9 +174,20 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     fresh = completes | reconnects
 
     # scheduling: equal share of the PRBs that background traffic leaves
-    rate_bps = config.bandwidth_hz * (config.rate_attenuation * torch.log2(1 + signal / disturbance)).clamp(
-        max=config.rate_max_bps_hz
-    )
+    reported = signal
+    if config.link_adaptation != "shannon":
+        late_turns = fading_turns - config.cqi_delay_s / dt * (fading_turns - state.fading_turns)
+        only = cell[..., None, None].expand(*world.fading_phase.shape[:-1], 1)
+        link = replace(
+            world,
+            fading_direction=world.fading_direction.gather(-1, only),
+            fading_phase=world.fading_phase.gather(-1, only),
+        )
+        late_mw = mean_mw.gather(-1, cell[..., None]) * fading_power(link, late_turns)
+        reported = late_mw.squeeze(-1)
+    sinr = (signal / disturbance)[..., None]
+    rate_bps, olla_db = offered_rates(state, config, sinr, reported / disturbance)
+    rate_bps = rate_bps.squeeze(-1)
     pool = (1 - world.background_load).clamp(min=config.foreground_share)
     users_of_cell = torch.zeros_like(state.load).scatter_add_(1, cell, connected.float())
     share = pool.gather(1, cell) / users_of_cell.gather(1, cell).clamp(min=1)
@@ -206,6 +218,7 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         sinr=torch.where((connected & ~link_failed) | succeeded, s_in / i_in.clamp(min=1e-30), 0.0),
         rsrp_sum_mw=state.rsrp_sum_mw + received,
         rsrp_dbm=state.rsrp_dbm,
+        olla_db=torch.where(fresh, 0.0, torch.where(connected, olla_db, state.olla_db)),
         load=load,
         ring=((state.ring + 1) % size).int(),
         measured_steps=state.measured_steps + 1,

@@ -11,6 +11,8 @@ from typing import Literal
 
 SPEED_OF_LIGHT_MPS = 299_792_458.0
 BOLTZMANN_DBM_PER_HZ = -173.975  # k T at 290 K
+SLOTS_PER_S = 2000  # at 30 kHz, TS 38.211 table 4.3.2-1
+DATA_SYMBOLS = 12  # of a slot's 14; control and pilots take 0.14, TS 38.306 clause 4.1.2
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,14 @@ class RadioConfig:
     )
     scatterers: int = field(
         default=8, metadata={"min": 4, "max": 64, "help": "sinusoids of the Jakes process"}
+    )
+    link_adaptation: Literal["shannon", "qam64", "qam256"] = field(
+        default="shannon",
+        metadata={"help": "rate: attenuated Shannon, or NR's MCS tables with OLLA and HARQ"},
+    )
+    cqi_delay_s: float = field(
+        default=0.005,
+        metadata={"min": 0.0, "max": 0.02, "unit": "s", "help": "age of the SINR that the MCS is chosen for"},
     )
     rate_attenuation: float = field(default=0.6, metadata={"min": 0.1, "max": 1.0, "help": "TR 36.942 alpha"})
     rate_max_bps_hz: float = field(

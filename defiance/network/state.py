@@ -39,6 +39,7 @@ class State:
         sinr: linear SINR towards the serving cell over the Qin window, `[W, U]`; 0 while not connected.
         rsrp_sum_mw: received power per cell since the last measurement, `[W, U, C]`.
         rsrp_dbm: last layer-1 measurement per resource element, `[W, U, C]`; used by re-establishment.
+        olla_db: offset of the outer loop of link adaptation, `[W, U]`.
         load: share of PRBs occupied, `[W, C]`.
         ring: where the next entry of the ring goes, `[W]` int32.
         measured_steps: steps since the last measurement, `[W]` int32.
@@ -67,6 +68,7 @@ class State:
     sinr: Tensor
     rsrp_sum_mw: Tensor
     rsrp_dbm: Tensor
+    olla_db: Tensor
     load: Tensor
     ring: Tensor
     measured_steps: Tensor
@@ -116,6 +118,7 @@ def initial(world: World, config: RadioConfig, serving: Tensor) -> State:
         sinr=torch.zeros(worlds, users),
         rsrp_sum_mw=torch.zeros(worlds, users, cells),
         rsrp_dbm=torch.full((worlds, users, cells), -200.0),
+        olla_db=torch.zeros(worlds, users),
         load=world.background_load.clone(),
         ring=torch.zeros(worlds, dtype=torch.int32),
         measured_steps=torch.zeros(worlds, dtype=torch.int32),

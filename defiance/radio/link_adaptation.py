@@ -117,25 +117,44 @@ class Lookup:
     """What every MCS delivers at an SINR, for the inner loop of a simulator.
 
     Attributes:
-        required_db: SINR at which the first transmission keeps the target, `[M]` float64.
+        required_db: SINR at which the first transmission keeps the target, rising, `[M]` float64.
+        eesm_beta: of the exponential effective SINR mapping, `[M]` float64.
         error: share of first transmissions that are lost, `[M, S]` float32.
         efficiency: bits delivered per resource element with data, HARQ included, `[M, S]` float32.
     """
 
     required_db: Tensor
+    eesm_beta: Tensor
     error: Tensor
     efficiency: Tensor
 
+    def fractional_mcs(self, sinr_db: Tensor) -> Tensor:
+        """Index between the two whose required SINRs enclose this, `[...]`: the sender uses both in turn."""
+        sinr_db = sinr_db.contiguous()
+        below = torch.searchsorted(self.required_db, sinr_db, right=True).sub(1)
+        below = below.clamp(0, len(self.required_db) - 2)
+        low, high = self.required_db[below], self.required_db[below + 1]
+        return below + ((sinr_db - low) / (high - low)).clamp(0, 1)
+
+    def beta(self, mcs: Tensor) -> Tensor:
+        """EESM's beta of a fractional index, `[...]`."""
+        m = mcs.long().clamp(max=len(self.eesm_beta) - 2)
+        return torch.lerp(self.eesm_beta[m], self.eesm_beta[m + 1], mcs - m)
+
     def at(self, mcs: Tensor, sinr: Tensor) -> tuple[Tensor, Tensor]:
-        """Error and efficiency, linear between the points, of MCS `[...]` at a linear SINR `[...]`."""
+        """Error and efficiency, linear between points, of a fractional index at a linear SINR, `[...]`."""
         place = (10 * torch.log10(sinr.clamp(min=1e-12)) - FIRST_DB) / STEP_DB
         place = place.clamp(0, POINTS - 1.001)
         i = place.long()
         part = (place - i).float()
-        error, efficiency = (
-            t[mcs, i] * (1 - part) + t[mcs, i + 1] * part for t in (self.error, self.efficiency)
-        )
-        return error, efficiency
+        m = mcs.long().clamp(max=len(self.required_db) - 2)
+        turn = (mcs - m).float()
+
+        def read(column: Tensor) -> Tensor:
+            low, high = (column[n, i] * (1 - part) + column[n, i + 1] * part for n in (m, m + 1))
+            return low * (1 - turn) + high * turn
+
+        return read(self.error), read(self.efficiency)
 
 
 @cache
@@ -149,8 +168,10 @@ def lookup(modulation: Modulation, elements: int, device: torch.device | str = "
     error = transport_error_rate(table, mcs[..., None], elements, 10 * torch.log10(combined))
     delivered, _ = harq_throughput(error)
     bits = transport_block_bits(table.modulation_order, table.code_rate, elements)
+    required_db = required_sinr_db(table, elements, BLER_TARGET).flip(0).cummin(0).values.flip(0)
     return Lookup(
-        required_db=required_sinr_db(table, elements, BLER_TARGET).to(device),
+        required_db=(required_db + 1e-6 * torch.arange(len(required_db))).to(device),
+        eesm_beta=table.eesm_beta.to(device),
         error=error[..., 0].float().contiguous().to(device),
         efficiency=(delivered * bits[:, None] / elements).float().contiguous().to(device),
     )

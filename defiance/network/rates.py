@@ -1,0 +1,146 @@
+"""What the air offers a user: attenuated Shannon, or 5G NR's link adaptation; tensor program and loops.
+
+    shannon         bandwidth x min(0.6 log2(1 + SINR), 7.4 bit/s/Hz), TR 36.942 annex A
+    qam64, qam256   an MCS of TS 38.214 table 5.1.3.1-1 or -2, kept at 10 % of errors by the outer loop; HARQ
+
+A CQI is late: the MCS fits the serving cell's fading `cqi_delay_s` ago, less the outer loop's offset. It is
+one for all sub-bands, whose effective SINR decides (EESM), and lies between two of the table, which a step's
+40 slots use in turn. Up to four transmissions of a block see the same SINR; a step counts as one block for
+the outer loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import namedtuple
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from defiance.network.settings import DATA_SYMBOLS, SLOTS_PER_S, RadioConfig
+from defiance.network.state import State
+from defiance.radio.link_adaptation import (
+    BLER_TARGET,
+    FIRST_DB,
+    OLLA_LIMIT_DB,
+    OLLA_UP_DB,
+    POINTS,
+    STEP_DB,
+    Lookup,
+    lookup,
+    olla_step,
+)
+from defiance.radio.link_quality import eesm
+
+
+def offered_rates(
+    state: State, config: RadioConfig, sinr: Tensor, reported_sinr: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rate of the whole carrier at each sub-band's SINR, and the outer loop's offset after the step.
+
+    Args:
+        state: before the step.
+        config: the carrier.
+        sinr: during the step, linear, `[W, U, B]`.
+        reported_sinr: what the CQI tells, linear, `[W, U]`; Shannon's rate doesn't need it.
+
+    Returns:
+        bit/s, `[W, U, B]`, and dB, `[W, U]`.
+    """
+    sinr = sinr.double()
+    if config.link_adaptation == "shannon":
+        efficiency = config.rate_attenuation * torch.log2(1 + sinr)
+        return config.bandwidth_hz * efficiency.clamp(max=config.rate_max_bps_hz), state.olla_db
+    table = _lookup(config, sinr.device)
+    reported_db = 10 * torch.log10(reported_sinr.double().clamp(min=1e-12))
+    mcs = table.fractional_mcs(reported_db - state.olla_db)
+    error, _ = table.at(mcs, eesm(sinr, table.beta(mcs)))
+    _, efficiency = table.at(mcs[..., None], sinr)
+    return SLOTS_PER_S * DATA_SYMBOLS * config.resource_elements * efficiency, olla_step(state.olla_db, error)
+
+
+def _lookup(config: RadioConfig, device: torch.device | str) -> Lookup:
+    """Of a slot of the whole carrier."""
+    assert config.link_adaptation != "shannon"
+    return lookup(config.link_adaptation, DATA_SYMBOLS * config.resource_elements, device)
+
+
+_Loops = namedtuple("_Loops", ["attenuation", "most", "required_db", "eesm_beta", "error", "efficiency"])
+
+
+@lru_cache(16)
+def loops(config: RadioConfig) -> Any:
+    """What the loops read, rates in bit/s per hertz of the carrier; without an MCS, they are Shannon's."""
+    shannon = config.rate_attenuation, config.rate_max_bps_hz
+    if config.link_adaptation == "shannon":
+        none = np.empty((0, 0), np.float32)
+        return _Loops(*shannon, np.empty(0), np.empty(0), none, none)
+    table = _lookup(config, "cpu")
+    per_hz = SLOTS_PER_S * DATA_SYMBOLS * config.resource_elements / config.bandwidth_hz
+    efficiency = (table.efficiency * per_hz).numpy()
+    return _Loops(
+        *shannon, table.required_db.numpy(), table.eesm_beta.numpy(), table.error.numpy(), efficiency
+    )
+
+
+@njit(inline="always", fastmath=True)
+def late_power(w, u, cell, turns, world, cosine, sine):  # type: ignore[no-untyped-def]
+    """|sum of the rays|^2 towards a cell at other turns; `cosine` and `sine` tell the rays' amplitudes."""
+    _, _, rays, cells = world.fading_direction.shape
+    x, y = 0.0, 0.0
+    for n in range(rays):
+        k = n * cells + cell
+        amplitude = math.sqrt(cosine[k] * cosine[k] + sine[k] * sine[k])
+        direction, phase = world.fading_direction[w, u, n, cell], world.fading_phase[w, u, n, cell]
+        angle = 2 * math.pi * (turns * np.float64(direction) + np.float64(phase))
+        x += amplitude * math.cos(angle)
+        y += amplitude * math.sin(angle)
+    return x * x + y * y
+
+
+@njit(inline="always", fastmath=True)
+def fractional_mcs(reported_sinr, olla_db, loops):  # type: ignore[no-untyped-def]
+    """`Lookup.fractional_mcs`, as the lower index and the part of the upper one."""
+    sinr_db = 10 * math.log10(max(np.float64(reported_sinr), 1e-12)) - olla_db
+    required_db = loops.required_db
+    m = 0
+    while m < len(required_db) - 2 and required_db[m + 1] <= sinr_db:
+        m += 1
+    part = (sinr_db - required_db[m]) / (required_db[m + 1] - required_db[m])
+    return m, min(max(part, 0.0), 1.0)
+
+
+@njit(inline="always", fastmath=True)
+def _at(table, m, part, sinr):  # type: ignore[no-untyped-def]
+    """`Lookup.at` of one table."""
+    place = (10 * math.log10(max(np.float64(sinr), 1e-12)) - FIRST_DB) / STEP_DB
+    place = min(max(place, 0.0), POINTS - 1.001)
+    i = int(place)
+    right = place - i
+    low = table[m, i] * (1 - right) + table[m, i + 1] * right
+    high = table[m + 1, i] * (1 - right) + table[m + 1, i + 1] * right
+    return low * (1 - part) + high * part
+
+
+@njit(inline="always", fastmath=True)
+def transmit(w, u, sinr, reported_sinr, state, loops):  # type: ignore[no-untyped-def]
+    """`offered_rates` of one user: turns `sinr`, `[B]`, into bit/s/Hz in place and moves the outer loop."""
+    if len(loops.required_db) == 0:
+        for band in range(len(sinr)):
+            sinr[band] = min(loops.most, loops.attenuation * math.log2(1 + sinr[band]))
+        return
+    m, part = fractional_mcs(reported_sinr, state.olla_db[w, u], loops)
+    beta = loops.eesm_beta[m] * (1 - part) + loops.eesm_beta[m + 1] * part
+    least, mean = np.float64(sinr[0]), 0.0
+    for band in range(1, len(sinr)):
+        least = min(least, np.float64(sinr[band]))
+    for band in range(len(sinr)):
+        mean += math.exp((least - np.float64(sinr[band])) / beta) / len(sinr)
+        sinr[band] = _at(loops.efficiency, m, part, sinr[band])
+    error = _at(loops.error, m, part, least - beta * math.log(mean))
+    moved = state.olla_db[w, u] + OLLA_UP_DB * (error - BLER_TARGET) / (1 - BLER_TARGET)
+    state.olla_db[w, u] = min(max(moved, -OLLA_LIMIT_DB), OLLA_LIMIT_DB)

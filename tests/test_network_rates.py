@@ -1,0 +1,106 @@
+"""What the air delivers in the engine: NR's link adaptation against the standard's peak rate and a genie."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from worlds import corridor, gain_for_snr, start
+
+from defiance.config import build
+from defiance.errors import DefianceError
+from defiance.network import kernel, reference
+from defiance.network.settings import DATA_SYMBOLS, SLOTS_PER_S, RadioConfig
+from defiance.network.state import NONE, State
+from defiance.network.world import World
+from defiance.radio.link_adaptation import BLER_TARGET, OLLA_UP_DB, lookup
+
+Step = Callable[..., State]
+both = pytest.mark.parametrize("step", [kernel.step, reference.step], ids=["kernel", "reference"])
+ELEMENTS = DATA_SYMBOLS * RadioConfig().resource_elements
+QAM64, QAM256 = RadioConfig(link_adaptation="qam64"), RadioConfig(link_adaptation="qam256")
+
+
+def cell_with(snr_db: float, config: RadioConfig = QAM256, **kwargs) -> World:
+    """One cell; full buffers; no fading."""
+    return corridor([[gain_for_snr(snr_db, config)]] * 2, demand_bps=1e9, **kwargs)
+
+
+def fading_cell(snr_db: float, users: int, speed_mps: float) -> World:
+    """The same with Rayleigh fading, independent for every user."""
+    world = cell_with(snr_db, users=users, speed_mps=speed_mps)
+    rng = torch.Generator().manual_seed(1)
+    angle = (torch.arange(8)[:, None] + torch.rand(1, users, 1, 1, generator=rng)) / 8
+    phase = torch.rand(1, users, 8, 1, generator=rng)
+    return replace(world, fading_direction=torch.cos(2 * torch.pi * angle), fading_phase=phase)
+
+
+@both
+@pytest.mark.parametrize(("config", "order", "rate"), [(QAM64, 6, 948), (QAM256, 8, 948)])
+def test_peak_rate_is_the_standards(step: Step, config: RadioConfig, order: int, rate: int) -> None:
+    """TS 38.306 clause 4.1.2: order x rate/1024 x 51 x 12/(1e-3/28) x (1 - 0.14) bit/s, within 1 %."""
+    world = cell_with(45.0, config)
+    state = step(world, start(world, config=config), config)
+    peak_bps = order * rate / 1024 * 51 * 12 * 28_000 * (1 - 0.14)
+    later = step(world, state, config, 10)
+    assert (later.bits - state.bits).item() / 0.2 == pytest.approx(peak_bps, rel=0.01)
+
+
+def test_rates_lie_around_the_attenuated_shannon_rate() -> None:
+    """From 0 to 20 dB, an ideal link delivers 0.65 to 1.05 of TR 36.942's curve: its steps are coarse."""
+    for snr_db in (0.0, 5.0, 10.0, 15.0, 20.0):
+        world = cell_with(snr_db)
+        state = kernel.step(world, start(world, config=QAM256), QAM256)
+        rate_bps = (kernel.step(world, state, QAM256, 50).bits - state.bits).item()
+        shannon_bps = 0.6 * torch.log2(torch.tensor(1 + 10 ** (snr_db / 10))).item() * 20e6
+        assert 0.65 < rate_bps / shannon_bps < 1.05, snr_db
+
+
+@pytest.mark.parametrize("speed_mps", [0.0, 15.0])
+def test_one_block_in_ten_is_lost_at_any_speed(speed_mps: float) -> None:
+    """Slow users' reports are nearly right, fast ones' worthless; the outer loop backs off as it must."""
+    world = fading_cell(12.0, 300, speed_mps)
+    state = kernel.step(world, start(world, config=QAM256), QAM256, 100)
+    errors = []
+    for _ in range(300):
+        before, state = state, kernel.step(world, state, QAM256)
+        moved = state.olla_db - before.olla_db
+        errors.append(BLER_TARGET + moved * (1 - BLER_TARGET) / OLLA_UP_DB)
+    error = torch.stack(errors)
+    assert -1e-4 <= error.min() and error.max() <= 1 + 1e-4
+    assert error.mean().item() == pytest.approx(BLER_TARGET, abs=0.01)
+    low_db, high_db = (4.0, 12.0) if speed_mps else (0.0, 4.0)
+    assert low_db < state.olla_db.mean() < high_db
+
+
+def test_slow_users_get_nearly_what_a_genie_would_choose() -> None:
+    """The best index for the present SINR against the one for the SINR 5 ms ago, at 0.83 m/s: 70 %."""
+    world = fading_cell(12.0, 300, 0.0)
+    table = lookup("qam256", ELEMENTS)
+    state = kernel.step(world, start(world, config=QAM256), QAM256, 50)
+    genie_bits, got = 0.0, -state.bits.sum().item()
+    index = torch.arange(len(table.required_db))[:, None].expand(-1, 300)
+    for _ in range(50):
+        slot = int(state.ring)
+        state = kernel.step(world, state, QAM256)
+        sinr = (state.signal_mw / state.interference_mw)[0, :, slot]
+        best = table.at(index, sinr.expand(index.shape).double())[1].amax(0)
+        genie_bits += best.sum().item() / 300 * SLOTS_PER_S * ELEMENTS * QAM256.step_s
+    got += state.bits.sum().item()
+    assert 0.7 < got / genie_bits <= 1
+
+
+@both
+def test_the_outer_loop_starts_anew_in_another_cell(step: Step) -> None:
+    world = corridor([[gain_for_snr(15.0), gain_for_snr(14.0)]] * 2, demand_bps=1e9)
+    config = replace(QAM64, execution_s=0.02)
+    state = step(world, start(world, config=config), config, 4)
+    assert abs(state.olla_db.item()) > 0.01
+    state = replace(state, target=torch.ones_like(state.target), command_steps=0 * state.target)
+    state = step(world, state, config)
+    assert state.serving.item() == 1 and state.target.item() == NONE and state.olla_db.item() == 0
+
+
+def test_an_unknown_choice_is_refused() -> None:
+    with pytest.raises(DefianceError, match="link_adaptation"):
+        build(RadioConfig, overrides=["link_adaptation=qam1024"])
