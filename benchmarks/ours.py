@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.worker import Program, serve
-from benchmarks.worlds import hexagonal
+from benchmarks.worlds import one_site, urban
 from defiance import __version__
 from defiance.codecs import codec, events, streaming, vdib
 from defiance.codecs.codec import Samples
@@ -18,6 +18,7 @@ from defiance.network import kernel, reference
 from defiance.network.settings import RadioConfig
 from defiance.network.simulate import simulate
 from defiance.network.state import initial
+from defiance.network.world import World
 from defiance.seeding import stream
 from defiance.studies.coinference.candidates import designs
 from defiance.studies.coinference.data import CLASSES, binned, duration_us
@@ -111,45 +112,43 @@ def streamed() -> Program:
     return Program(run)
 
 
-def network(worlds: int, users: int, sites: int, sectors: int, duration_s: float, per: str) -> Program:
+def network(world: World, duration_s: float, per: str) -> Program:
     """The whole loop of the simulator under event A3: all that a study switches on.
 
     Args:
-        worlds: in one batch.
-        users: of each.
-        sites: of each.
-        sectors: of each site.
+        world: a batch.
         duration_s: of a call.
         per: what a unit is: `user`, `link` or `world`, for one step.
     """
-    world = hexagonal(worlds, users, sites, sectors, duration_s)
     rule, random = A3(3.0, 1.0, 0.16, 4.0), stream(1, "messages")
-    units = {"world": 1, "user": users, "link": users * sites * sectors}[per] * worlds
     return Program(
         lambda: simulate(world, CONFIG, rule, random, duration_s=duration_s, warm_up_s=0.0),
-        units * CONFIG.steps(duration_s),
+        units(world, per) * CONFIG.steps(duration_s),
     )
 
 
-def step(worlds: int, users: int, sites: int, sectors: int, steps: int, per: str) -> Program:
+def step(world: World, steps: int, per: str) -> Program:
     """The fused step alone: movement, fading, procedures, scheduling, load; arguments as of `network`."""
-    world = hexagonal(worlds, users, sites, sectors, steps * CONFIG.step_s)
     state = initial(world, CONFIG, reference.path_gain_db(world, world.route_m[:, :, 0]).argmax(-1))
-    units = {"world": 1, "user": users, "link": users * sites * sectors}[per] * worlds
-    return Program(lambda: kernel.step_in_place(world, state, CONFIG, steps), units * steps)
+    return Program(lambda: kernel.step_in_place(world, state, CONFIG, steps), units(world, per) * steps)
+
+
+def units(world: World, per: str) -> int:
+    """How many of them a batch has."""
+    worlds, users, cells = world.shape
+    return worlds * {"world": 1, "user": users, "link": users * cells}[per]
 
 
 def traffic(users: int, steps: int) -> Program:
     """The fused step on 57 cells; a unit is a byte that belongs to a link and that the step must touch.
 
     Those are each link's arrivals and phases, the four map points around its user, and the sum of its
-    received power, read and written. The map's bytes count each time, though most come from a cache.
+    received power, read and written.
     """
-    timed, links = step(1, users, 19, 3, steps, "link"), users * 57
-    world = hexagonal(1, 1, 19, 3, 1.0)
-    constant = (world.fading_direction.nbytes + world.fading_phase.nbytes) / 57
-    map_points, sums = 4 * world.gain_db.element_size(), 2 * 4
-    return Program(timed.run, links * steps * (constant + map_points + sums))
+    world = urban(1, users, 1.0)
+    constant = world.fading_direction.nbytes + world.fading_phase.nbytes
+    per_link = 4 * world.gain_db.element_size() + 2 * 4
+    return Program(step(world, steps, "link").run, steps * (constant + per_link * units(world, "link")))
 
 
 def copying() -> Program:
@@ -167,16 +166,16 @@ if __name__ == "__main__":
             "epoch": epoch,
             "camera": camera,
             "stream": streamed,
-            "19x3 x 1000, loop": lambda: network(1, 1000, 19, 3, 4.0, "user"),
-            "8 x 19x3 x 1000, loop": lambda: network(8, 1000, 19, 3, 2.0, "user"),
-            "19x3 x 1000, step": lambda: step(1, 1000, 19, 3, 200, "user"),
-            "links, loop": lambda: network(1, 1000, 19, 3, 4.0, "link"),
-            "links, step": lambda: step(1, 1000, 19, 3, 200, "link"),
-            "links, 100000 users": lambda: step(1, 100_000, 19, 3, 3, "link"),
-            "256 worlds, loop": lambda: network(256, 5, 3, 1, 4.0, "world"),
-            "256 worlds, step": lambda: step(256, 5, 3, 1, 500, "world"),
-            "256 worlds of 16, step": lambda: step(256, 16, 1, 1, 500, "user"),
-            "57 x 1026, step": lambda: step(1, 1026, 19, 3, 200, "user"),
+            "19x3 x 1000, loop": lambda: network(urban(1, 1000, 4.0), 4.0, "user"),
+            "8 x 19x3 x 1000, loop": lambda: network(urban(8, 1000, 2.0), 2.0, "user"),
+            "19x3 x 1000, step": lambda: step(urban(1, 1000, 60.0), 200, "user"),
+            "links, loop": lambda: network(urban(1, 1000, 4.0), 4.0, "link"),
+            "links, step": lambda: step(urban(1, 1000, 60.0), 200, "link"),
+            "links, 100000 users": lambda: step(urban(1, 100_000, 1.0), 3, "link"),
+            "256 worlds, loop": lambda: network(one_site(256, 5, 3, 4.0), 4.0, "world"),
+            "256 worlds, step": lambda: step(one_site(256, 5, 3, 120.0), 500, "world"),
+            "256 worlds of 16, step": lambda: step(one_site(256, 16, 1, 120.0), 500, "user"),
+            "57 x 1026, step": lambda: step(urban(1, 1026, 60.0), 200, "user"),
             "traffic": lambda: traffic(20_000, 10),
             "copy": copying,
         },

@@ -1,4 +1,4 @@
-"""Worlds of any size to time the network simulator on: hexagonal sites of three sectors, straight walks."""
+"""Worlds of any size to time the network simulator on: half-loaded cells, users at 30 km/h."""
 
 import math
 
@@ -6,79 +6,79 @@ import torch
 from torch import Tensor
 
 from defiance.network.settings import RadioConfig
-from defiance.network.world import World
+from defiance.network.world import World, draw_drop_worlds
+from defiance.radio.tr38901 import SCENARIOS
+from defiance.scene.drop import render
 from defiance.scene.streets import ROUTE_SPACING_M
 from defiance.seeding import stream
 
-SITE_DISTANCE_M = 500.0
-RESOLUTION_M = 10.0
-SPEED_MPS = 30 / 3.6
+CARRIER_HZ = 3.5e9
+SPEED_KMH = 30.0
 LOAD = 0.5
 DEMAND_BPS = 1e6
-CARRIER_HZ = 3.5e9
+EDGE_M, RESOLUTION_M = 500.0, 10.0
+RANDOM = stream(1, "benchmark")
 
 
-def hexagonal(worlds: int, users: int, sites: int, sectors: int, duration_s: float) -> World:
-    """Users in all directions at 30 km/h, half-loaded cells.
+def urban(worlds: int, users: int, duration_s: float) -> World:
+    """TR 38.901's UMa: 19 sites of three sectors with wrap-around, nine floors, 80 % of the users indoors.
 
     Args:
         worlds: W.
         users: U of each.
-        sites: on a hexagonal lattice, 500 m apart, from the middle outwards.
-        sectors: of each site.
         duration_s: how long the walks last.
     """
-    random, config = stream(1, "benchmark"), RadioConfig()
-    cells, n = sites * sectors, config.scatterers
-    site_m = _lattice_m(sites)
-    low_m, high_m = site_m.amin(0) - SITE_DISTANCE_M / 2, site_m.amax(0) + SITE_DISTANCE_M / 2
-    columns, rows = ((high_m - low_m) / RESOLUTION_M).ceil().long().tolist()
-    y_m, x_m = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    place_m = torch.stack([x_m, y_m], -1) * RESOLUTION_M + low_m
+    return draw_drop_worlds(
+        render(SCENARIOS["uma"], CARRIER_HZ, RANDOM.child("drop")),
+        RadioConfig(),
+        [RANDOM.child("world", number) for number in range(worlds)],
+        users=users,
+        duration_s=duration_s,
+        speed_kmh=SPEED_KMH,
+        load=LOAD,
+        demand_bps=DEMAND_BPS,
+    )
+
+
+def one_site(worlds: int, users: int, sectors: int, duration_s: float) -> World:
+    """A site in the middle of a square of 500 m, users who walk straight on; arguments as of `urban`."""
+    scatterers = RadioConfig().scatterers
 
     def uniform(name: str, *shape: int) -> Tensor:
-        return torch.rand(shape, generator=random.child(name).generator())
+        return torch.rand(shape, generator=RANDOM.child(name).generator())
 
-    start_m = low_m + (high_m - low_m) * uniform("start", worlds, users, 1, 2)
     angle = 2 * math.pi * uniform("direction", worlds, users, 1)
-    points = math.ceil(duration_s * SPEED_MPS / ROUTE_SPACING_M) + 2
+    points = math.ceil(duration_s * SPEED_KMH / 3.6 / ROUTE_SPACING_M) + 2
     along_m = ROUTE_SPACING_M * torch.arange(points)[:, None]
+    start_m = EDGE_M * (uniform("start", worlds, users, 1, 2) - 0.5)
     return World(
-        gain_db=_gain_db(place_m, site_m, sectors)[None].contiguous(),
-        origin_m=(float(low_m[0]), float(low_m[1])),
+        gain_db=_gain_db(sectors)[None].contiguous(),
+        origin_m=(-EDGE_M / 2, -EDGE_M / 2),
         resolution_m=RESOLUTION_M,
         lattice_m=None,
         carrier_hz=CARRIER_HZ,
-        cell_site=torch.arange(cells) // sectors,
+        cell_site=torch.zeros(sectors, dtype=torch.int64),
         floor=torch.zeros(worlds, users, dtype=torch.int32),
         loss_db=torch.zeros(worlds, users),
         route_m=start_m + along_m * torch.stack([angle.cos(), angle.sin()], -1),
-        speed_mps=torch.full((worlds, users), SPEED_MPS),
+        speed_mps=torch.full((worlds, users), SPEED_KMH / 3.6),
         stop_spacing_m=torch.full((worlds, users), math.inf),
         stop_s=torch.zeros(worlds, users),
-        fading_direction=torch.cos(2 * math.pi * uniform("arrival", worlds, users, n, cells)),
-        fading_phase=uniform("phase", worlds, users, n, cells),
+        fading_direction=torch.cos(2 * math.pi * uniform("arrival", worlds, users, scatterers, sectors)),
+        fading_phase=uniform("phase", worlds, users, scatterers, sectors),
         demand_bps=torch.full((worlds, users), DEMAND_BPS),
-        background_load=torch.full((worlds, cells), LOAD),
+        background_load=torch.full((worlds, sectors), LOAD),
         key=torch.arange(worlds),
     )
 
 
-def _lattice_m(sites: int) -> Tensor:
-    """The places of a hexagonal lattice that are nearest to its middle, [sites, 2]."""
-    reach = math.ceil(math.sqrt(sites)) + 1
-    i, j = torch.meshgrid(torch.arange(-reach, reach + 1), torch.arange(-reach, reach + 1), indexing="ij")
-    lattice = torch.stack([i + j / 2, j * math.sqrt(3) / 2], -1).reshape(-1, 2)
-    return lattice[lattice.square().sum(-1).sort(stable=True).indices[:sites]] * SITE_DISTANCE_M
-
-
-def _gain_db(place_m: Tensor, site_m: Tensor, sectors: int) -> Tensor:
+def _gain_db(sectors: int) -> Tensor:
     """UMa's path loss without line of sight and the horizontal pattern of TR 38.901, [rows, columns, C]."""
-    offset = place_m[:, :, None] - site_m
-    distance_m = torch.hypot(offset.norm(dim=-1), torch.tensor(23.5))
+    along_m = torch.arange(-EDGE_M / 2, EDGE_M / 2 + RESOLUTION_M, RESOLUTION_M)
+    y_m, x_m = torch.meshgrid(along_m, along_m, indexing="ij")
+    distance_m = torch.stack([x_m, y_m, torch.full_like(x_m, 23.5)]).norm(dim=0)
     loss_db = 13.54 + 39.08 * distance_m.log10() + 20 * math.log10(CARRIER_HZ / 1e9)
-    towards = torch.atan2(offset[..., 1], offset[..., 0])[..., None]
-    off_deg = (towards - torch.arange(sectors) * (2 * math.pi / sectors)).rad2deg()
-    off_deg = (off_deg + 180) % 360 - 180
+    towards = torch.atan2(y_m, x_m)[..., None] - torch.arange(sectors) * (2 * math.pi / sectors)
+    off_deg = (towards.rad2deg() + 180) % 360 - 180
     pattern_db = 8.0 - (12 * (off_deg / 65).square()).clamp(max=30)
-    return (pattern_db - loss_db[..., None]).flatten(2)
+    return pattern_db - loss_db[..., None]
