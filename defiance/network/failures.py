@@ -88,6 +88,8 @@ def fold_failures(
     """
     link_failed = (state.link_failures > failures.link_failures) | refused
     executing_failed = (state.handover_failures > failures.handover_failures) & ~refused
+    if not bool((link_failed | executing_failed | (failures.left != NONE)).any()):
+        return failures
 
     since_steps = max(1, config.steps(config.reestablishment_s)) - state.timer_steps
     recent = (state.previous != NONE) & (state.stay_steps - since_steps <= config.steps(config.ping_pong_s))

@@ -1,0 +1,97 @@
+"""The comparison with ns-3: what counts as an unnecessary handover, and which rows are read."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from worlds import RADIO, corridor, gain_for_snr, start
+
+from benchmarks.ns3_a3 import Condition, factor, in_car_db, rates
+from defiance.network.failures import no_failures
+from defiance.network.simulate import Log, Outcome
+
+PERIODS = 100  # of 0.1 s
+
+
+def counted(serving: list[int], lost: tuple[int, ...] = (), second_db: float = 10.0) -> dict[str, float]:
+    """Rates of one user (gaming: at least 7 s and 1.2 dB) who is served like this; cell 0 has 9 dB of SNR."""
+    world = corridor([[gain_for_snr(9.0), gain_for_snr(second_db)]] * 2)
+    course = torch.tensor(serving, dtype=torch.int8)[:, None, None]
+    sinr = torch.zeros(len(serving), 1, 1)
+    sinr[list(lost)] = torch.nan
+    nothing = torch.zeros(1)
+    log = Log(
+        rsrp_dbm=course[..., None].expand(-1, 1, 1, 2),
+        serving=course,
+        fresh=course >= 0,
+        sinr_db=sinr.half(),
+        outage_steps=course.int(),
+        position_m=torch.zeros(len(serving), 1, 1, 2),
+    )
+    state = replace(start(world), handover_failures=torch.tensor([[2]], dtype=torch.int32))
+    outcome = Outcome(
+        state=state,
+        duration_s=0.1 * len(serving),
+        bits=nothing,
+        messages=nothing,
+        lost=nothing,
+        prepared=torch.tensor([3.0]),
+        decisions=nothing,
+        failures=no_failures(1, 1),
+        log=log,
+    )
+    minutes = outcome.duration_s / 60
+    return {
+        name: float(value) * (1.0 if name == "sinr_db" else minutes)
+        for name, value in rates(world, RADIO, outcome).items()
+    }
+
+
+def test_what_is_counted_per_user_minute() -> None:
+    found = counted([0] * PERIODS)
+    assert found["handovers_pm"] == pytest.approx(3) and found["failures_pm"] == pytest.approx(2)
+    # 9 dB over noise and an interferer of 10 dB over it
+    assert found["sinr_db"] == pytest.approx(9.0 - 10.4139, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("course", "second_db", "unnecessary"),
+    [
+        ([0] * 20 + [1] * 80, 12.0, 0),  # stays, and gains 6 dB
+        ([0] * 20 + [1] * 80, 9.2, 1),  # stays, but gains 0.4 dB
+        ([0] * 10 + [1] * 69 + [0] * 80, 12.0, 2),  # leaves after 6.9 s, and the way back loses
+        ([0] * 10 + [1] * 71 + [0] * 20, 12.0, 0),  # 7.1 s are enough; the way back isn't over at the end
+        ([0] * 80 + [1] * 20, 9.2, 0),  # nor is this one
+    ],
+)
+def test_a_handover_is_unnecessary_if_short_or_for_nothing(
+    course: list[int], second_db: float, unnecessary: int
+) -> None:
+    assert counted(course, second_db=second_db)["unnecessary_pm"] == pytest.approx(unnecessary)
+
+
+def test_a_handover_from_a_dying_cell_is_necessary() -> None:
+    """The cell that it left would have been below Qout for T310, whatever it gained."""
+    assert counted([0] * 50 + [1] * 20 + [0] * 30, second_db=20.0)["unnecessary_pm"] == pytest.approx(0)
+
+
+def test_a_failure_ends_a_stay_and_reestablishment_is_no_handover() -> None:
+    assert counted([0] * 50 + [1] * 20 + [0] * 30, lost=(69, 70), second_db=12.0)[
+        "unnecessary_pm"
+    ] == pytest.approx(0)
+
+
+def test_vehicles_lose_9_db_at_30_to_120_kmh() -> None:
+    assert bool((in_car_db(8.0, 50, 0) == 0).all()) and bool((in_car_db(42.0, 50, 0) == 0).all())
+    assert in_car_db(16.0, 4000, 0).mean().item() == pytest.approx(9.0, abs=0.3)
+    assert torch.equal(in_car_db(16.0, 5, 0), in_car_db(30.0, 5, 0))
+
+
+def test_ns3_is_out_of_sync_after_200_control_channels() -> None:
+    """206 + 16.5 per user of the cell and second: 0.79 s with 20 users on seven cells."""
+    assert Condition(200, 20, 180.0, 0.05, 1.0).config().n310 == 79
+
+
+def test_factors() -> None:
+    assert factor(2.0, 1.0) == factor(1.0, 2.0) == 2.0 and factor(0.0, 0.0) == 1.0
+    assert factor(0.0, 1.0) == float("inf")
