@@ -40,6 +40,7 @@ ONE_THREAD = {
 }
 REPETITIONS = 9
 ANSWER_S = 900
+WIDTH = 160  # of the table in a file
 STEP_MS = 21.0  # of N-MNIST's 315 ms in 15 steps: what a stream that keeps up has for each
 COVERAGE = 0.95
 
@@ -291,7 +292,7 @@ def main() -> None:
     words = [word.lower() for word in arguments.only or [""]]
     chosen = [c for c in COMPARISONS if any(word in f"{c.bench} {c.peer}".lower() for word in words)]
     out = arguments.out or (None if arguments.only else REPOSITORY / "results" / "benchmarks.json")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     found = compare(chosen, arguments.repetitions, console)
     if out is not None:
         write_atomically(out, json.dumps(found, indent=1) + "\n")
