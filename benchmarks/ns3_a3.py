@@ -16,7 +16,7 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from defiance.network.reference import path_gain_db
 from defiance.network.settings import RadioConfig
 from defiance.network.simulate import Outcome, simulate
 from defiance.network.state import NONE
-from defiance.network.world import World, draw_worlds
+from defiance.network.world import SHARED, World, draw_worlds
 from defiance.radio.tr38901 import CAR_DB, CAR_SIGMA_DB
 from defiance.scene.grid import UrbanGrid, drives, urban_grid
 from defiance.seeding import stream
@@ -248,9 +248,8 @@ def full_load_sinr_db(world: World, config: RadioConfig, position_m: Tensor) -> 
 
 def chosen(world: World, index: Tensor) -> World:
     """Some worlds of a batch, in this order."""
-    batched = ("floor", "loss_db", "route_m", "speed_mps", "stop_spacing_m", "stop_s", "fading_direction",
-               "fading_phase", "demand_bps", "background_load", "key")  # fmt: skip
-    return replace(world, **{name: getattr(world, name)[index] for name in batched})
+    names = [field.name for field in fields(World) if field.name not in SHARED]
+    return replace(world, **{name: getattr(world, name)[index] for name in names})
 
 
 def compare(parts: str, draws: int, load: float) -> list[dict[str, Any]]:

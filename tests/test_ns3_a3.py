@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from worlds import RADIO, corridor, gain_for_snr, start
+from worlds import RADIO, corridor, gain_for_snr, random_world, start
 
-from benchmarks.ns3_a3 import Condition, factor, in_car_db, rates
+from benchmarks.ns3_a3 import Condition, chosen, factor, in_car_db, rates
 from defiance.network.failures import no_failures
 from defiance.network.simulate import Log, Outcome
 
@@ -95,3 +95,10 @@ def test_ns3_is_out_of_sync_after_200_control_channels() -> None:
 def test_factors() -> None:
     assert factor(2.0, 1.0) == factor(1.0, 2.0) == 2.0 and factor(0.0, 0.0) == 1.0
     assert factor(0.0, 1.0) == float("inf")
+
+
+def test_worlds_are_chosen_whole() -> None:
+    world = random_world(0, 3, 4, 2)
+    picked = chosen(world, torch.tensor([2, 0, 2]))
+    assert torch.equal(picked.route_m[0], world.route_m[2]) and picked.shape == (3, 4, 2)
+    assert picked.key.tolist() == [int(world.key[n]) for n in (2, 0, 2)] and picked.gain_db is world.gain_db
