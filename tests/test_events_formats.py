@@ -1,5 +1,7 @@
 import io
 import struct
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from defiance.codecs.events import Recordings, data_folder, formats, read
+from defiance.codecs.events import Recordings, data_folder, formats, frames, read
 from defiance.errors import DefianceError
 
 FOLDER = data_folder() / "nmnist"
@@ -52,6 +54,22 @@ def npz(**changed: object) -> bytes:
     file = io.BytesIO()
     np.savez_compressed(file, **{k: v for k, v in {**fields, **changed}.items() if v is not None})  # type: ignore[arg-type]
     return file.getvalue()
+
+
+def archive(compression: int = zipfile.ZIP_STORED, flags: int = 0, shape: str = "(3,)") -> bytes:
+    """An archive of arrays whose headers claim this shape; packed so, and with these flags."""
+    header = f"{{'descr': '<i8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + bytes(24)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as packed:
+        for name in formats.NPZ_FIELDS:
+            packed.writestr(f"{name}.npy", array)
+    data = bytearray(file.getvalue())
+    for signature, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        found = -1
+        while (found := data.find(signature, found + 1)) >= 0:
+            data[found + place] |= flags
+    return bytes(data)
 
 
 def written(folder: Path, name: str, data: bytes) -> Path:
@@ -174,6 +192,15 @@ def test_aedat_files_hold_other_things_too(tmp_path: Path) -> None:
         ("a.npz", npz(offset=np.array([0, 3, 2])), "'offset' does not rise"),
         ("a.npz", npz(p=np.array([0, 1, 2])), "must hold 0 or 1"),
         ("a.npz", npz(t=np.array([9, 7, 8])), "event 1: the clock runs backwards"),
+        ("a.npz", npz(t=np.array([0, 2**62, 0])), "event 1: 4611686018427387904 us .*no recording lasts"),
+        ("a.npz", npz(t=np.array([0, 2**40, 0])), "event 1: 1099511627776 us .*no recording lasts"),
+        ("a.aedat", aedat3(packet(EVENTS[:1]), packet(EVENTS, overflow=2**30)), "no recording lasts"),
+        ("a.npz", archive(shape="(10000000000000,)"), "too few for"),
+        ("a.npz", archive(shape="(-1,)"), "too few for"),
+        ("a.npz", archive(shape="(" * 900), "not a readable archive"),
+        ("a.npz", archive(flags=1), "not a readable archive.*encrypted"),
+        ("a.npz", archive(zipfile.ZIP_LZMA), "compressed in a way"),
+        ("a.npz", archive(zipfile.ZIP_BZIP2), "compressed in a way"),
     ],
 )
 def test_foreign_and_damaged_files_are_refused(tmp_path: Path, name: str, data: bytes, message: str) -> None:
@@ -223,6 +250,7 @@ def test_any_bytes_give_recordings_or_the_one_error(tmp_path: Path, data: bytes,
             assert name in str(error)
         else:
             assert len(recordings) == 1
+            assert frames(recordings, 15, 315_000).sum() <= len(recordings.x)
 
 
 @FUZZ
@@ -236,9 +264,76 @@ def test_damaged_files_never_crash(tmp_path: Path, place: int, value: int, cut: 
     path = written(tmp_path, name, bytes(data[: len(data) - cut]))
     for broken in ("refuse", "skip"):
         try:
-            read(path, broken=broken)  # type: ignore[arg-type]
+            recordings, _ = read(path, broken=broken)  # type: ignore[arg-type]
         except DefianceError as error:
             assert name in str(error)
+        else:
+            assert frames(recordings, 15, 315_000).sum() <= len(recordings.x)
+
+
+@FUZZ
+@given(st.lists(st.tuples(st.integers(0, 2**63 - 1), st.integers(0, 3)), min_size=1, max_size=8))
+def test_any_times_give_frames_or_the_one_error(tmp_path: Path, events: list[tuple[int, int]]) -> None:
+    """Times of any size, each event in one of four recordings."""
+    events.sort(key=lambda event: event[1])
+    n = len(events)
+    owners = [owner for _, owner in events]
+    path = written(
+        tmp_path,
+        "a.npz",
+        npz(
+            x=np.ones(n, int),
+            y=np.ones(n, int),
+            p=np.ones(n, int),
+            t=np.array([time_us for time_us, _ in events], np.int64),
+            offset=np.searchsorted(owners, np.arange(5)),
+            label=np.arange(4),
+        ),
+    )
+    recordings, report = read(path, broken="skip")
+    assert len(recordings.x) + report.backward == n and len(recordings) == 4
+    for steps, duration_us in ((15, 315_000), (7, 2**40)):
+        assert frames(recordings, steps, duration_us).sum() <= len(recordings.x)
+    try:
+        read(path)
+    except DefianceError as error:
+        assert report.backward and "a.npz: event" in str(error)
+    else:
+        assert not report.backward
+
+
+def test_a_clock_from_before_zero_is_backward(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.bin", nmnist([(1, 1, 1, 100), (1, 1, 1, 2**23 - 5), (1, 1, 1, 200)]))
+    with pytest.raises(DefianceError, match="a.bin: byte 5: the clock runs backwards to -5 us"):
+        read(path)
+    recordings, report = read(path, broken="skip")
+    assert recordings.time_us.tolist() == [100, 200] and report.backward == 1
+
+
+def test_the_clock_of_nmnist_begins_again_after_8_s(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.bin", nmnist([(1, 1, 1, 2**23 - 500), (1, 1, 1, 700)]))
+    assert read(path)[0].time_us.tolist() == [2**23 - 500, 2**23 + 700]
+
+
+def test_skipping_takes_time_in_proportion_to_the_recordings(tmp_path: Path) -> None:
+    def seconds(recordings: int) -> float:
+        n = 2 * recordings
+        ones = np.ones(n, np.uint8)
+        data = npz(
+            x=ones,
+            y=ones,
+            p=ones,
+            t=np.tile(np.array([5, 1], np.int32), recordings),
+            offset=np.arange(0, n + 1, 2),
+            label=np.zeros(recordings, np.int64),
+        )
+        path = written(tmp_path, "a.npz", data)
+        began_s = time.process_time()
+        found, report = read(path, broken="skip")
+        assert report.backward == recordings and found.counts.tolist() == [1] * recordings
+        return time.process_time() - began_s
+
+    assert seconds(20_000) < 20 * seconds(2_000) + 0.5  # 100-fold, if each recording looked at all events
 
 
 @given(st.lists(st.integers(0, 12), max_size=9))

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from defiance.codecs.events import Recordings, frames
+from defiance.codecs.events import Recordings, cut, frames
 from defiance.errors import DefianceError
 
 WIDTH, HEIGHT = 7, 5
@@ -106,6 +106,10 @@ def test_what_no_camera_recorded_is_refused() -> None:
     for name, (value, message) in wrong.items():
         with pytest.raises(DefianceError, match=message):
             Recordings(**{**fields, name: value}, width=WIDTH, height=HEIGHT)
+    late = good.time_us.clone()
+    late[-1] = 2**40
+    with pytest.raises(DefianceError, match="must be below"):
+        Recordings(**{**fields, "time_us": late}, width=WIDTH, height=HEIGHT)
     with pytest.raises(DefianceError, match="equal length"):
         Recordings(**{**fields, "x": good.x[1:]}, width=WIDTH, height=HEIGHT)
 
@@ -119,3 +123,41 @@ def test_frames_refuse_impossible_bins() -> None:
     other = Recordings(**{**vars(recordings), "width": WIDTH + 1})
     with pytest.raises(DefianceError, match="one sensor size"):
         Recordings.concatenate([recordings, other])
+
+
+def at(*times_us: list[int]) -> Recordings:
+    """Recordings of events at these times."""
+    n = sum(map(len, times_us))
+    return Recordings(
+        torch.arange(n, dtype=torch.int16) % WIDTH,
+        torch.zeros(n, dtype=torch.int16),
+        torch.ones(n, dtype=torch.uint8),
+        torch.tensor([time for times in times_us for time in times], dtype=torch.int64),
+        torch.tensor([0, *map(len, times_us)]).cumsum(0),
+        torch.arange(len(times_us)),
+        WIDTH,
+        HEIGHT,
+    )
+
+
+def test_long_recordings_become_consecutive_ones() -> None:
+    first, silent, joined, begun = [0, 99, 100, 250, 299], [], [730, 2**40 - 1], [50, 120, 333]
+    pieces, rest = cut(at(first, silent, joined, begun), 2, 100)
+    assert pieces.counts.tolist() == [2, 1, 2, 1, 1, 1, 1] and rest == 1  # 333 is in a first step, 299 isn't
+    assert pieces.label.tolist() == [0, 0, 0, 2, 2, 3, 3]
+    assert pieces.time_us.tolist() == [0, 99, 0, 50, 99, 30, (2**40 - 1) % 100, 50, 20]
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.lists(st.integers(0, 900), max_size=9).map(sorted), max_size=4), st.integers(1, 7))
+def test_cutting_loses_nothing_but_the_rest(times_us: list[list[int]], steps: int) -> None:
+    recordings = at(*times_us)
+    pieces, rest = cut(recordings, steps, 100)
+    assert len(pieces.x) + rest == len(recordings.x)
+    assert frames(pieces, steps, 100).sum() == len(pieces.x)
+    assert bool((pieces.counts > 0).all())
+
+
+def test_nothing_is_cut_into_nothing() -> None:
+    pieces, rest = cut(at([], []), 2, 100)
+    assert len(pieces) == 0 and rest == 0

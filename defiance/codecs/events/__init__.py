@@ -2,7 +2,7 @@
 
 from defiance.codecs.events.digits import data_folder, digit_images, digits, mnist_images
 from defiance.codecs.events.formats import Report, read
-from defiance.codecs.events.recordings import Recordings, frames
+from defiance.codecs.events.recordings import Recordings, cut, frames
 from defiance.codecs.events.sensor import SensorConfig, saccades, simulate, translation
 from defiance.codecs.events.validation import Agreement, agreement
 
@@ -12,6 +12,7 @@ __all__ = [
     "Report",
     "SensorConfig",
     "agreement",
+    "cut",
     "data_folder",
     "digit_images",
     "digits",

@@ -7,17 +7,17 @@
 | `aedat3` | AEDAT 3.1: DVS128 Gesture      | text header; packets of events behind headers of 28 bytes      |
 | `npz`    | many recordings, NumPy         | x, y, p, t, offset, label; p and t as N-MNIST has them         |
 
-Sources: Orchard et al. 2015 (N-MNIST; a row of 240 moves the clock on); jAER's DVS128 extractor, whose x runs
-to the left, y upwards, and whose bit 0 is set for a decrease (AEDAT 2.0); the AEDAT 3.1 specification and
-the notes of DVS128 Gesture (Amir et al. 2017). Files are untrusted: nothing is unpickled, sizes are bounded
-before anything is read, and errors name the file and the place in it.
+Sources: Orchard et al. 2015 (N-MNIST; see `nmnist`); jAER's DVS128 extractor, whose x runs to the left,
+y upwards, and whose bit 0 is set for a decrease (AEDAT 2.0); the AEDAT 3.1 specification and the notes of
+DVS128 Gesture (Amir et al. 2017). Files are untrusted: nothing is unpickled, sizes are bounded before
+anything is read, and errors name the file and the place in it.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
-import zlib
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from defiance.codecs.events.recordings import Recordings
+from defiance.codecs.events import nmnist
+from defiance.codecs.events.recordings import LONGEST_US, Recordings
 from defiance.errors import DefianceError
 
 Broken = Literal["refuse", "skip"]
@@ -37,11 +38,6 @@ Array = NDArray[np.int64]
 
 FILE_BYTES = 1 << 27
 """Bytes of a file, or of an archive when unpacked, at most."""
-
-NMNIST_PIXELS = 34
-NMNIST_EVENT_BYTES = 5
-NMNIST_OVERFLOW_ROW = 240  # not an event: 2^13 us have passed
-NMNIST_OVERFLOW_US = 1 << 13
 
 DVS128_PIXELS = 128
 AEDAT2_EVENT_BYTES = 8
@@ -56,6 +52,7 @@ AEDAT3_POLARITY = 1
 AEDAT3_EVENT_BYTES = 8
 
 NPZ_FIELDS = ("x", "y", "p", "t", "offset", "label")
+NPZ_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # NumPy's; others unpack without a bound
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,8 @@ class Report:
     Attributes:
         truncated_bytes: after the last whole event.
         outside: events at pixels that the sensor does not have.
-        backward: events earlier than those before them; the fewest that leave the rest in order.
+        backward: events earlier than those before them, the fewest that leave the rest in order; or at times
+            that no recording has, below zero or from `LONGEST_US` on.
         other: of a lawful file: synchronisation pulses, frames, events marked invalid.
     """
 
@@ -151,19 +149,24 @@ def _checked(path: Path, raw: _Raw, pixels: int, broken: Broken) -> tuple[Record
             f"{pixels} x {pixels}; another format, or use broken='skip'"
         )
     kept = inside.nonzero()[0]
-    backward = (np.diff(raw.time_us[kept]) < 0) & (np.diff(owner[kept]) == 0)
+    backward = raw.time_us[kept] < 0
+    backward[1:] |= (np.diff(raw.time_us[kept]) < 0) & (np.diff(owner[kept]) == 0)
     if broken == "refuse" and backward.any():
-        i = kept[int(np.argmax(backward)) + 1]
+        i = kept[int(np.argmax(backward))]
         raise DefianceError(
             f"{path}: {raw.unit} {raw.place[i]}: the clock runs backwards to {raw.time_us[i]} us; "
             "another format, or use broken='skip'"
         )
-    for r in np.unique(owner[kept[1:]][backward]):
-        own = kept[owner[kept] == r]
-        ordered = own[_longest_ordered(raw.time_us[own])]
-        kept = np.concatenate([kept[owner[kept] < r], ordered, kept[owner[kept] > r]])
-
+    kept = _in_order(raw.time_us, owner, kept, np.unique(owner[kept[backward]]))
     time_us = raw.time_us[kept] - (raw.time_us[kept[:1]].sum() if raw.from_first else 0)
+    late = time_us >= LONGEST_US
+    if broken == "refuse" and late.any():
+        i = int(np.argmax(late))
+        raise DefianceError(
+            f"{path}: {raw.unit} {raw.place[kept[i]]}: {time_us[i]} us after the beginning, but no recording "
+            f"lasts {LONGEST_US} us; another format, or use broken='skip'"
+        )
+    kept, time_us = kept[~late], time_us[~late]
     recordings = Recordings(
         torch.from_numpy(raw.x[kept].astype(np.int16)),
         torch.from_numpy(raw.y[kept].astype(np.int16)),
@@ -176,6 +179,18 @@ def _checked(path: Path, raw: _Raw, pixels: int, broken: Broken) -> tuple[Record
     )
     backwards = int(inside.sum()) - len(kept)
     return recordings, Report(raw.truncated_bytes, int((~inside).sum()), backwards, raw.other)
+
+
+def _in_order(time_us: Array, owner: Array, kept: Array, broken: Array) -> Array:
+    """Those of the events `kept`, sorted by owner, that leave the clocks of the `broken` ones in order."""
+    kept = kept[time_us[kept] >= 0]
+    begins, ends = (np.searchsorted(owner[kept], broken, side) for side in ("left", "right"))
+    good = np.ones(len(kept), bool)
+    for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+        good[begin:end] = False
+        good[begin + _longest_ordered(time_us[kept[begin:end]])] = True
+    in_order: Array = kept[good]
+    return in_order
 
 
 def _longest_ordered(time_us: Array) -> Array:
@@ -209,21 +224,17 @@ def _whole(path: Path, size: int, start: int, event_bytes: int, broken: Broken) 
 
 
 def _read_nmnist(path: Path, data: bytes, broken: Broken) -> _Raw:
-    events, rest = _whole(path, len(data), 0, NMNIST_EVENT_BYTES, broken)
-    x, y, high, middle, low = (
-        np.frombuffer(data, np.uint8, events * NMNIST_EVENT_BYTES).reshape(-1, 5).T.astype(np.int64)
-    )
-    overflow = y == NMNIST_OVERFLOW_ROW
-    time_us = (((high & 0x7F) << 16) | (middle << 8) | low) + np.cumsum(overflow) * NMNIST_OVERFLOW_US
-    real = ~overflow
+    _, rest = _whole(path, len(data), 0, nmnist.EVENT_BYTES, broken)
+    decoder = nmnist.Decoder()
+    events = decoder.feed(data)
     return _Raw(
-        x[real],
-        y[real],
-        high[real] >> 7,
-        time_us[real],
-        np.arange(events)[real] * NMNIST_EVENT_BYTES,
+        events.x,
+        events.y,
+        events.polarity,
+        events.time_us,
+        events.place * nmnist.EVENT_BYTES,
         truncated_bytes=rest,
-        other=int(overflow.sum()),
+        other=decoder.overflows,
     )
 
 
@@ -318,17 +329,19 @@ def _read_npz(path: Path, data: bytes, broken: Broken) -> _Raw:
     del broken  # an archive is whole or not readable
     try:
         with zipfile.ZipFile(BytesIO(data)) as archive:
+            members = {member.filename: member for member in archive.infolist()}
             unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > FILE_BYTES:
-            raise DefianceError(f"{path}: {unpacked} bytes when unpacked, more than {FILE_BYTES}")
-        with np.load(BytesIO(data), allow_pickle=False) as arrays:
-            missing = [name for name in NPZ_FIELDS if name not in arrays]
+            if unpacked > FILE_BYTES:
+                raise DefianceError(f"{path}: {unpacked} bytes when unpacked, more than {FILE_BYTES}")
+            missing = [name for name in NPZ_FIELDS if f"{name}.npy" not in members]
             if missing:
                 raise DefianceError(
                     f"{path}: no array {missing[0]!r}; there should be {', '.join(NPZ_FIELDS)}"
                 )
-            fields: dict[str, NDArray[Any]] = {name: arrays[name] for name in NPZ_FIELDS}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+            fields = {name: _array(archive, members[f"{name}.npy"]) for name in NPZ_FIELDS}
+    except DefianceError:
+        raise
+    except Exception as error:  # zipfile, the decompressors and NumPy's header raise a dozen kinds
         raise DefianceError(f"{path}: not a readable archive of arrays: {error}") from error
     for name, array in fields.items():
         if array.ndim != 1 or array.dtype.kind not in "iu":
@@ -345,9 +358,26 @@ def _read_npz(path: Path, data: bytes, broken: Broken) -> _Raw:
     return _Raw(x, y, polarity, time_us, np.arange(len(x)), unit="event", offset=offset, label=label)
 
 
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
+    """Unpack an array: no more bytes than the archive says, whatever the array's own header claims."""
+    if member.compress_type not in NPZ_COMPRESSIONS:
+        raise ValueError(f"{member.filename} is compressed in a way that NumPy does not write")
+    with archive.open(member) as packed:
+        data = packed.read(member.file_size)
+    file = BytesIO(data)
+    numpy: Any = np.lib.format  # has no types
+    version = numpy.read_magic(file)
+    read_header = numpy.read_array_header_1_0 if version == (1, 0) else numpy.read_array_header_2_0
+    shape, _, dtype = read_header(file)
+    count = math.prod(shape)
+    if not 0 <= count * dtype.itemsize <= member.file_size:
+        raise ValueError(f"{member.filename} has {member.file_size} bytes, too few for {shape} of {dtype}")
+    return np.frombuffer(data, dtype, count, file.tell()).reshape(shape)
+
+
 READERS: dict[str, tuple[Callable[[Path, bytes, Broken], _Raw], int]] = {
-    "nmnist": (_read_nmnist, NMNIST_PIXELS),
+    "nmnist": (_read_nmnist, nmnist.PIXELS),
     "aedat2": (_read_aedat2, DVS128_PIXELS),
     "aedat3": (_read_aedat3, DVS128_PIXELS),
-    "npz": (_read_npz, NMNIST_PIXELS),
+    "npz": (_read_npz, nmnist.PIXELS),
 }

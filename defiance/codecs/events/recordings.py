@@ -13,6 +13,9 @@ from torch import Tensor
 
 from defiance.errors import DefianceError
 
+LONGEST_US = 1 << 40
+"""A recording lasts less, 12.7 days: AEDAT 2.0's clock has 32 bits, and times 2^22 bins still fit into 63."""
+
 
 @dataclass(frozen=True)
 class Recordings:
@@ -22,7 +25,7 @@ class Recordings:
         x: column from the left, int16 [n].
         y: row from the top, int16 [n].
         polarity: 1 where brightness increased, 0 where it decreased, uint8 [n].
-        time_us: since the recording began, never decreasing within one, int64 [n].
+        time_us: since the recording began, never decreasing within one, below `LONGEST_US`, int64 [n].
         offset: int64 [R + 1], from 0 to n.
         label: class, -1 if unknown, int64 [R].
         width: columns of the sensor.
@@ -79,6 +82,10 @@ class Recordings:
         backward[self.offset[(self.offset > 0) & (self.offset < events)] - 1] = False
         if self.time_us[self.offset[:-1][self.counts > 0]].min() < 0 or bool(backward.any()):
             raise DefianceError("recordings: times must start at 0 or later and never run backwards")
+        if self.time_us.max() >= LONGEST_US:
+            raise DefianceError(
+                f"recordings: {int(self.time_us.max())} us; times must be below {LONGEST_US}, in microseconds"
+            )
 
     def __len__(self) -> int:
         return len(self.label)
@@ -166,6 +173,43 @@ def frames(
     return binned
 
 
+def cut(recordings: Recordings, steps: int, duration_us: int) -> tuple[Recordings, int]:
+    """Cut recordings by their clocks into consecutive ones of equal duration.
+
+    Where a stretch is silent, from one multiple of `duration_us` to the next, there is no recording; nor is a
+    last one that has no event after its first step, unless it is the only one.
+
+    Args:
+        recordings: R of them.
+        steps: T; a step is a T-th of `duration_us`.
+        duration_us: of each of the new ones.
+
+    Returns:
+        The new ones, in order; and how many events were in last ones that are none.
+    """
+    owner, number = recordings.owner, recordings.time_us // duration_us
+    within_us = recordings.time_us - number * duration_us
+    begins = torch.ones(len(owner), dtype=torch.bool)
+    begins[1:] = (owner.diff() != 0) | (number.diff() != 0)
+    first = begins.nonzero().squeeze(1)
+    counts = torch.cat([first, torch.tensor([len(owner)])]).diff()
+    other = owner[first].diff() != 0
+    edge = torch.ones(min(1, len(first)), dtype=torch.bool)
+    only_begun = within_us[first + counts - 1] * steps < duration_us
+    rest = ~torch.cat([edge, other]) & torch.cat([other, edge]) & only_begun
+    pieces = Recordings(
+        recordings.x,
+        recordings.y,
+        recordings.polarity,
+        within_us,
+        _offsets(counts),
+        recordings.label[owner[first]],
+        recordings.width,
+        recordings.height,
+    )
+    return pieces.select(~rest), int(counts[rest].sum())
+
+
 @njit(cache=True)
 def _count(
     x: NDArray[np.int16],
@@ -184,7 +228,7 @@ def _count(
         for i in range(offset[r], offset[r + 1]):
             row, column = y[i] - top, x[i] - left
             step = time_us[i] * steps // duration_us
-            if 0 <= row < rows and 0 <= column < columns and step < steps:
+            if 0 <= row < rows and 0 <= column < columns and 0 <= step < steps:
                 if binned[r, step, polarity[i], row, column] < 255:
                     binned[r, step, polarity[i], row, column] += 1
 
