@@ -1,6 +1,7 @@
 """The study `coinference` at toy size on the embedded digits, and its arithmetic by hand."""
 
 import math
+import re
 import socket
 import threading
 import time
@@ -14,13 +15,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import settings as examples
-from hypothesis import strategies as st
 
 from defiance.codecs.codec import Samples
-from defiance.codecs.events import data_folder
-from defiance.codecs.live import CLOCK_US, LiveFrames, destination, live, source
+from defiance.codecs.events import data_folder, read
+from defiance.codecs.live import destination, source
 from defiance.errors import DefianceError
 from defiance.hardware import BLE, LOIHI, RADIOS
 from defiance.kpm import Sheet
@@ -39,8 +37,10 @@ from defiance.studies.coinference.sheet.costs import (
     spiking_joules,
     time_to_decision_s,
 )
+from tests.test_events_formats import aedat2, nmnist
 
 SEEDS = (0, 1)
+EVENTS_PAGE = Path(__file__).parents[1] / "docs" / "events.md"
 NAMES = get_args(settings.Name)
 
 
@@ -397,48 +397,12 @@ def test_every_radio_is_drawn(sheet: Sheet) -> None:
 # --- live streams ---
 
 
-def _event(x: int, y: int, decrease: int, time_us: int) -> bytes:
-    """An event as N-MNIST writes it."""
-    return bytes([x, y, decrease << 7 | time_us >> 16 & 0x7F, time_us >> 8 & 0xFF, time_us & 0xFF])
-
-
-def test_live_events_become_the_frames_of_their_steps() -> None:
-    content = b"".join(
-        [
-            _event(3, 5, 0, 1000),  # the clock of the stream begins here
-            _event(3, 5, 1, 1900),
-            _event(40, 5, 0, 1950),  # outside
-            _event(0, 240, 0, 1950),  # N-MNIST's overflow, no event
-            _event(7, 1, 0, 4000),  # two empty steps before
-            _event(7, 1, 0, 1100),  # backwards
-        ]
-    )
-    for size in (1, 3, 1000):
-        frames = LiveFrames(1000, 34)
-        portions = (content[start : start + size] for start in range(0, len(content), size))
-        found = list(live(portions, frames))
-        assert [int(frame.sum()) for frame in found] == [2, 0, 0, 1]
-        assert found[0][1, 5, 3] == 1 and found[0][0, 5, 3] == 1 and found[3][1, 1, 7] == 1
-        assert (frames.outside, frames.backward, frames.truncated_bytes) == (1, 1, 0)
-
-
-def test_a_clock_that_wraps_goes_on() -> None:
-    frames = LiveFrames(1000, 34)
-    content = _event(1, 1, 0, CLOCK_US - 500) + _event(1, 1, 0, 700)
-    assert [int(frame.sum()) for frame in live([content], frames)] == [1, 1] and frames.backward == 0
-
-
-@given(st.lists(st.binary(max_size=60), max_size=12))
-@examples(max_examples=60, deadline=None)
-def test_any_bytes_are_frames(content: list[bytes]) -> None:
-    frames = LiveFrames(50_000, 34)
-    found = list(live(content, frames))
-    assert all(frame.shape == (2, 34, 34) and frame.dtype == torch.uint8 for frame in found)
-    assert frames.truncated_bytes == sum(map(len, content)) % 5
-
-
 def test_a_file_goes_over_a_socket_and_is_named(
-    sheet: Sheet, parts: Parts, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    sheet: Sheet,
+    parts: Parts,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from defiance import config as configuration
     from defiance.studies.coinference import live as lives
@@ -447,14 +411,36 @@ def test_a_file_goes_over_a_socket_and_is_named(
     run.mkdir()
     (run / "parts").symlink_to(parts.folder.parent)
     (run / "config.toml").write_text(configuration.to_toml(toy()))
-    events = b"".join(_event(n % 34, n // 34 % 34, n % 2, 100 * n) for n in range(6300))
+    events = nmnist([(n % 34, n // 34 % 34, n % 2, 100 * n) for n in range(6300)])
     (tmp_path / "a.bin").write_bytes(events)
     which = Which("s-vdib", 60, "digits", run)
     lives.encode(which, str(tmp_path / "a.bin"), str(tmp_path / "packets"), broken="refuse", at_pace=False)
     lives.decode(which, str(tmp_path / "packets"), every_step=False)
     out, err = capfd.readouterr()
-    assert "1 recordings in 15 bursts" in err and "p50" in err and "lost 0" in err
-    assert out.splitlines()[1].startswith("0\t14\t")
+    assert "2 recordings of 315 ms, cut from 1; left out: 0 events outside" in err
+    assert "2 recordings in 30 bursts" in err and "p50" in err and "lost 0" in err
+    assert [line[:5] for line in out.splitlines()[1:]] == ["0\t14\t", "1\t14\t"]
+
+    large = tmp_path / "large.aedat"
+    large.write_bytes(aedat2([(60, 60, 1, 0), (100, 0, 1, 50), (80, 47, 0, 1500)]))
+    with pytest.raises(DefianceError, match="large.aedat: a sensor of 128 x 128 .*trained for 34 x 34; crop"):
+        lives.encode(which, str(large), str(tmp_path / "packets"), broken="refuse", at_pace=False)
+    shown = re.search(
+        r"```python\n(import numpy as np\n\nrecordings, _ = read\(\"large.aedat.*?)```",
+        EVENTS_PAGE.read_text(),
+        re.S,
+    )
+    assert shown is not None
+    monkeypatch.chdir(tmp_path)
+    exec(shown[1], {"read": read})
+    lives.encode(which, "cropped.npz", str(tmp_path / "packets"), broken="refuse", at_pace=False)
+    assert "1 recordings in 15 bursts" in capfd.readouterr().err
+    cropped, _ = read("cropped.npz")
+    assert (cropped.x.tolist(), cropped.y.tolist(), cropped.time_us.tolist()) == (
+        [13, 33],
+        [13, 0],
+        [0, 1500],
+    )
 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

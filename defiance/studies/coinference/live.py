@@ -72,9 +72,9 @@ def encode(
         at_pace: send a file's frames as slowly as a camera would.
     """
     torch.set_num_threads(1)
-    codec, step_us = which.codec(), duration_us(which.data) // STEPS
+    codec = which.codec()
     _warm_up(codec)
-    counter = LiveFrames(step_us, PIXELS)
+    counter = LiveFrames(STEPS, duration_us(which.data), PIXELS)
     from_file = Path(events_from).is_file()
     with destination(packets_to) as write:
         if from_file:
@@ -90,8 +90,9 @@ def encode(
     _say(f"from a frame to its packets: {_latency([burst.elapsed_s for burst in bursts])}")
     if not from_file:
         _say(
-            f"skipped: {counter.outside} events outside the sensor, {counter.backward} of a clock that "
-            f"ran backwards, {counter.truncated_bytes} bytes at the end"
+            f"left out: {counter.outside} events outside the sensor, {counter.backward} of past steps, "
+            f"{counter.jumped} of a clock that jumped, {counter.rest} after the last recording's end, "
+            f"{counter.truncated_bytes} bytes at the end"
         )
 
 
@@ -129,21 +130,24 @@ def decode(which: Which, packets_from: str, *, every_step: bool) -> None:
 
 
 def _of_file(path: Path, which: Which, broken: Literal["refuse", "skip"], at_pace: bool) -> Iterator[Tensor]:
-    """Frames of all recordings of a file, [2, H, W] each; the sensor's middle if it is larger."""
-    recordings, report = read(path, broken=broken)
-    if broken == "skip":
-        _say(
-            f"{path}: skipped {report.outside} events outside the sensor, {report.backward} of a clock that "
-            f"ran backwards, {report.truncated_bytes} bytes at the end"
+    """Frames of a file, [2, H, W] each: its recordings, cut by time into ones of the codec's duration."""
+    found, report = read(path, broken=broken)
+    if (found.height, found.width) != (PIXELS, PIXELS):
+        raise DefianceError(
+            f"{path}: a sensor of {found.width} x {found.height} pixels, but the codec was trained for "
+            f"{PIXELS} x {PIXELS}; crop the events and save them as .npz (docs/events.md shows how)"
         )
-    binned = (
-        frame
-        for number in range(len(recordings))
-        for frame in events.frames(
-            recordings.select(torch.tensor([number])), STEPS, duration_us(which.data), (PIXELS, PIXELS)
-        )[0]
+    lasting_us = duration_us(which.data)
+    recordings, rest = events.cut(found, STEPS, lasting_us)
+    _say(
+        f"{path}: {len(recordings)} recordings of {lasting_us / 1000:g} ms, cut from {len(found)}; left out: "
+        f"{report.outside} events outside the sensor, {report.backward} of a clock that ran backwards, "
+        f"{rest} after a last recording's end, {report.other} that are no events, "
+        f"{report.truncated_bytes} bytes at the end"
     )
-    return paced(binned, duration_us(which.data) * 1e-6 / STEPS) if at_pace else binned
+    singly = (recordings.select(torch.tensor([number])) for number in range(len(recordings)))
+    binned = (frame for single in singly for frame in events.frames(single, STEPS, lasting_us)[0])
+    return paced(binned, lasting_us * 1e-6 / STEPS) if at_pace else binned
 
 
 def _warm_up(codec: Codec) -> None:
