@@ -240,7 +240,7 @@ def encode(
 ) -> None:
     """Encode events into packets, step by step, and say how long it took.
 
-    A file's recordings are sent one after the other; a stream is cut into recordings by its clock.
+    Files and streams are cut into recordings by their clocks; these are sent one after the other.
     """
     from defiance.studies.coinference import live
 
