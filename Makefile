@@ -46,7 +46,7 @@ results/%: $(STAMP)  ## run the study NAME with all its seeds and write its shee
 	cp out/$*-full/sheet.json $@.json
 
 bler: $(STAMP)  ## fit the error rates of NR's codes to Sionna's tables: defiance/radio/data/bler.csv
-	$(BIN)/python -m defiance.radio.bler_fit
+	$(BIN)/python -m benchmarks.bler_fit
 
 weights: $(STAMP)  ## pack the weights that the quick preset of `coinference` takes from its finished full runs
 	$(BIN)/python -m defiance.studies.coinference.shipped $(wildcard out/coinference-*)

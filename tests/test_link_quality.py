@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from torch import Tensor
 
-from defiance.radio import bler_fit
+from benchmarks import bler_fit
 from defiance.radio.link_quality import (
     BLOCK_BITS,
     MCS,

@@ -8,7 +8,7 @@
 The error rate of a code block falls with the SINR in dB as a normal distribution does, because a code of
 finite length fails when the channel's accumulated information falls short (Polyanskiy, Poor and Verdu, IEEE
 Trans. Inf. Theory 56 (2010)). Its middle and its spread are fitted to the simulated error rates that Sionna
-ships, whose grid of 1.6 to 1.8 dB is too wide to interpolate on (`defiance.radio.bler_fit`). Shapes: M
+ships, whose grid of 1.6 to 1.8 dB is too wide to interpolate on (`benchmarks.bler_fit`). Shapes: M
 indices of an MCS table, B = 5 simulated sizes of a code block. All SINRs are per resource element (Es/N0).
 """
 

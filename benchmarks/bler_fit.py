@@ -1,4 +1,4 @@
-"""Makes `data/bler.csv` from the error rates that Sionna ships: `make bler`.
+"""Makes `defiance/radio/data/bler.csv` from the error rates that Sionna ships: `make bler`.
 
 Sionna's tables hold the share of lost code blocks at 15 or 20 SNRs, 1.6 to 1.8 dB apart, for five sizes of a
 block, found by decoding LDPC blocks on an AWGN channel. A waterfall of 1,000 bits is half a decibel wide, so
@@ -108,14 +108,14 @@ def main() -> None:
     points, betas = sionna_points()
     names = [f"{what}_{bits}" for what in ("snr_db", "spread_db") for bits in BLOCK_BITS]
     lines = [
-        "# Error rates of NR's LDPC code blocks, fitted by defiance/radio/bler_fit.py to the BLER tables of",
+        "# Error rates of NR's LDPC code blocks, fitted by benchmarks/bler_fit.py to the BLER tables of",
         f"# Sionna {metadata.version('sionna-no-rt')} (Apache-2.0, NVIDIA); eesm_beta as in its EESM table.",
         ",".join(["modulation_order", "code_rate_x1024", "eesm_beta", *names]),
     ]
     for (order, rate), (middle, spread) in sorted(curves(points).items()):
         numbers = ",".join(f"{x:.3f}" for x in (*middle, *spread))
         lines.append(f"{order},{rate:g},{betas[order, rate]:g},{numbers}")
-    path = Path(__file__).parent / "data" / "bler.csv"
+    path = Path(__file__).parent.parent / "defiance" / "radio" / "data" / "bler.csv"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
