@@ -1,6 +1,6 @@
 # DEFIANCE on a bare clone: needs python3 (3.11 or newer) with pip, make and gcc; everything else goes to .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench bler weights readme clean
+.PHONY: help setup demo test check bench calibration bler weights readme clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -40,6 +40,9 @@ check: $(STAMP)  ## formatting, lint, types, import rules
 
 bench: $(STAMP)  ## compare with peers in environments of their own, write results/benchmarks.json
 	$(BIN)/python -m benchmarks.compare
+
+calibration: $(STAMP)  ## hold the engine against R1-165974, write the table and docs/calibration.png
+	$(BIN)/python -m benchmarks.calibration
 
 results/%: $(STAMP)  ## run the study NAME with all its seeds and write its sheet results/NAME.json
 	$(BIN)/defiance run $* --preset full --out out/$*-full

@@ -95,6 +95,16 @@ def test_fields_are_normal_and_correlate_exponentially() -> None:
         assert got == pytest.approx(math.exp(-distance_m / 15), abs=0.25)
 
 
+def test_smooth_fields_differ_less_between_neighbours_and_alike_far_off() -> None:
+    lattice_m = torch.tensor([[400.0, 0.0], [200.0, 346.4]], dtype=torch.float64)
+    grid_m = nearest_image(torus_grid(80, 80, lattice_m), lattice_m)
+    spectrum = field_amplitude(grid_m, 50.0, smooth_m=10.0).double() ** 2
+    correlation = torch.fft.ifft2(spectrum).real
+    for row, column in ((0, 0), (0, 1), (4, 4), (0, 10)):
+        way_m = math.hypot(float(grid_m[row, column].norm()), 10.0) - 10.0
+        assert float(correlation[row, column]) == pytest.approx(math.exp(-way_m / 50), abs=5e-3)
+
+
 def test_variance_between_points_is_the_bilinear_mean() -> None:
     grid_m = torus_grid(10, 10, torch.tensor([[50.0, 0.0], [25.0, 43.3]], dtype=torch.float64))
     corner = [grid_m[0, 0], grid_m[0, 1], grid_m[1, 0], grid_m[1, 1]]

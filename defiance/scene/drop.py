@@ -199,9 +199,6 @@ class _Site:
         """Evaluate the formulas at places `offset_m`, [rows, cols, 2], from the site."""
         height_m = floor_height_m(scenario, floor)
         distance_m = offset_m.norm(dim=-1).clamp(min=1.0)
-        # Outdoors begins where the user's building ends; a building is entered by a third of its depth, the
-        # mean of the smaller of two uniform draws.
-        outdoors_m = distance_m - (scenario.depth_m / 3 if floor else 0.0)
         east_deg = torch.rad2deg(torch.atan2(offset_m[..., 0], offset_m[..., 1]))
         zenith_deg = torch.rad2deg(torch.atan2(distance_m, torch.tensor(height_m - scenario.station_m)))
         element_db = element_gain_db(zenith_deg[..., None], east_deg[..., None] - torch.tensor(AZIMUTHS_DEG))
@@ -212,7 +209,7 @@ class _Site:
             carrier_hz=carrier_hz,
             height_m=height_m,
             distance_m=distance_m.float(),
-            probability=scenario.los_probability(outdoors_m.clamp(min=1.0), height_m).clamp(max=1).float(),
+            probability=scenario.los_probability(distance_m, height_m).clamp(max=1).float(),
             los_loss_db=scenario.los_loss_db(*where, 1.0).float(),
             nlos_loss_db=scenario.nlos_loss_db(*where).float(),
             los_sigma_db=torch.full_like(sigma_db, scenario.o2i.sigma_db) if floor else sigma_db,
@@ -252,8 +249,10 @@ class _Fields:
         nlos_m = scenario.o2i.correlation_m if floor else scenario.nlos.correlation_m
         grid_m = nearest_image(torus_grid(rows, columns, lattice_m), lattice_m)
         self.stream = stream.child("floor", floor)
+        # Interpolation mixes the states of points that differ in line of sight: let few neighbours differ.
+        step_m = float(grid_m[0, 1].norm())
         self.amplitude = [
-            field_amplitude(grid_m, scenario.los_correlation_m),
+            field_amplitude(grid_m, scenario.los_correlation_m, smooth_m=4 * step_m),
             field_amplitude(grid_m, los_m) / between_points(grid_m, los_m) ** 0.5,
             field_amplitude(grid_m, nlos_m) / between_points(grid_m, nlos_m) ** 0.5,
         ]
@@ -285,14 +284,18 @@ def nearest_image(offset_m: Tensor, lattice_m: Tensor) -> Tensor:
     return found
 
 
-def field_amplitude(offset_m: Tensor, correlation_m: float) -> Tensor:
+def field_amplitude(offset_m: Tensor, correlation_m: float, smooth_m: float = 0.0) -> Tensor:
     """Root of the spectrum of the correlation exp(-d / correlation_m) on a torus, [rows, cols].
+
+    With s = `smooth_m` it is exp((s - sqrt(d^2 + s^2)) / correlation_m): smooth over distances below s.
 
     Args:
         offset_m: each grid point's shortest way from the first, `[rows, cols, 2]`.
         correlation_m: much smaller than the torus, so that only the shortest way counts.
+        smooth_m: s.
     """
-    correlation = torch.exp(-offset_m.norm(dim=-1) / correlation_m)
+    distance_m = torch.hypot(offset_m.norm(dim=-1), torch.tensor(smooth_m)) - smooth_m
+    correlation = torch.exp(-distance_m / correlation_m)
     spectrum: Tensor = torch.fft.fft2(correlation).real.clamp(min=0)
     return spectrum.sqrt().float()
 
