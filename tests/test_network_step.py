@@ -4,15 +4,17 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import corridor, gain_for_snr, random_world, start
 
 from defiance.network import kernel, reference
-from defiance.network.settings import RadioConfig
+from defiance.network.settings import SCHEDULERS, RadioConfig, Scheduler
 from defiance.network.simulate import measure
 from defiance.network.state import NONE, State
-from defiance.network.world import World
+from defiance.network.traffic import FtpModel3, with_packets
+from defiance.network.world import World, rician
+from defiance.seeding import stream
 
 CONFIGS = (
     RadioConfig(),
@@ -39,9 +41,8 @@ def assert_close(world: World, config: RadioConfig, got: State, expected: State)
     """Integers equal, real numbers within 1e-4.
 
     Powers: within 1e-4 of the link's mean, which fading may have extinguished. Bits: within 1e-4 of those at
-    0.01 bit/s/Hz, because the reference's float32 doesn't resolve 1 + SINR at -50 dB. With NR's
-    error rates, a waterfall 0.25 dB wide turns 1e-4 of the SINR into 2e-3 of the rate and of the outer loop's
-    step.
+    0.01 bit/s/Hz, because the programs' float32 doesn't resolve 1 + SINR at -50 dB. With NR's error rates, a
+    waterfall 0.25 dB wide turns 1e-4 of the SINR into 2e-3 of the rate and of the outer loop's step.
     """
     steep = 0 if config.link_adaptation == "shannon" else 20
     gain_db = reference.path_gain_db(world, reference.position_m(world, expected.travelled_m))
@@ -53,6 +54,8 @@ def assert_close(world: World, config: RadioConfig, got: State, expected: State)
         "interference_mw": strongest,
         "sinr": torch.tensor(1.0),
         "bits": torch.tensor((0.01 + 5 * steep) * config.bandwidth_hz * config.step_s),
+        "queue_bits": expected.bits + (0.01 + 5 * steep) * config.bandwidth_hz * config.step_s,
+        "average_bps": torch.tensor((0.01 + 5 * steep) * config.bandwidth_hz),
         "olla_db": torch.tensor(1.0 + steep),
         "load": torch.tensor(1e-3 + steep),
         "load_steps": torch.tensor(1e-3 + steep),
@@ -98,6 +101,39 @@ def test_kernel_equals_reference(seed: int, worlds: int, users: int, cells: int,
             got, expected = kernel.step(world, expected, config), reference.step(world, expected, config)
             assert_close(world, config, got, expected)
         state = measure(expected, config) if period % 2 else expected
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    users=st.integers(1, 8),
+    scheduler=st.sampled_from(SCHEDULERS),
+    bands=st.sampled_from((1, 3)),
+    specular=st.booleans(),
+    packets=st.booleans(),
+)
+@settings(max_examples=40)
+def test_kernel_equals_reference_with_schedulers_packets_and_specular_rays(
+    seed: int, users: int, scheduler: Scheduler, bands: int, specular: bool, packets: bool
+) -> None:
+    """Half of the users have a full buffer or, with packets, no constant rate."""
+    world = random_world(seed, 2, users, 3)
+    rng = torch.Generator().manual_seed(seed)
+    streams = [stream(seed, w) for w in range(2)]
+    half = torch.rand(2, users, generator=rng) < 0.5
+    if packets:
+        queued = with_packets(world, FtpModel3(files_per_s=20.0, file_bits=1e5), streams, 1.0)
+        world = replace(queued, demand_bps=torch.where(half, world.demand_bps, 0.0))
+    else:
+        world = replace(world, demand_bps=torch.where(half, world.demand_bps, torch.inf))
+    if specular:
+        world = rician(world, 4 * torch.rand(world.gain_db.shape, generator=rng), streams)
+    config = RadioConfig(scheduler=scheduler, subbands=bands, fairness_s=0.1)
+    state = start(world, torch.randint(3, (2, users), generator=rng), config)
+    for _ in range(4):
+        state = commanded(state, rng)
+        for _ in range(3):
+            got, state = kernel.step(world, state, config), reference.step(world, state, config)
+            assert_close(world, config, got, state)
 
 
 def test_random_worlds_visit_every_procedure() -> None:
@@ -159,6 +195,21 @@ def test_neither_threads_nor_company_change_a_world() -> None:
         assert torch.equal(getattr(twice, field.name), getattr(alone, field.name).repeat(
             2, *[1] * (getattr(alone, field.name).dim() - 1)
         )), field.name  # fmt: skip
+
+
+@pytest.mark.parametrize("scheduler", ["equal_share", "proportional_fair"])
+def test_threads_inside_a_world_change_nothing(scheduler: Scheduler, monkeypatch: pytest.MonkeyPatch) -> None:
+    world, config = random_world(4, 1, 37, 5), RadioConfig(scheduler=scheduler)
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(kernel, "LINKS_PER_THREAD", 1)
+    try:
+        torch.set_num_threads(1)
+        alone = kernel.step(world, start(world), config, 10)
+        for count in (2, 3):
+            torch.set_num_threads(count)
+            assert_equal(kernel.step(world, start(world), config, 10), alone)
+    finally:
+        torch.set_num_threads(threads)
 
 
 # --- traffic ---

@@ -1,8 +1,8 @@
 """The network's step as one fused CPU loop (numba): the same function as `reference.step`, many times faster.
 
 A test holds both equal within 1e-4. A step has two halves: users move, measure and follow their procedures,
-each on its own (`_advance`), then cells share their resources among them (`_schedule`). So threads take whole
-worlds where there are enough of them, and else parts of a world's users; the result is the same for any
+each on its own (`_advance`), then cells share their resources among them (`schedule_world`). So threads take
+whole worlds where there are enough of them, and else parts of a world's users; the result is the same for any
 number of threads. The threads are Python's: numba's own layer on OpenMP resets torch's number of threads, and
 its idle ones spin.
 """
@@ -26,8 +26,10 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from defiance.network import rates
-from defiance.network.settings import SPEED_OF_LIGHT_MPS, RadioConfig
+from defiance.network.scheduling import LOOP, band_phasors, desk, schedule_world
+from defiance.network.settings import SCHEDULERS, SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
+from defiance.network.traffic import arrive_loop
 from defiance.network.world import World
 from defiance.scene.streets import ROUTE_SPACING_M
 
@@ -61,6 +63,9 @@ _Radio = namedtuple(
         "rate",
         "cqi_delay_steps",
         "foreground_share",
+        "scheduler",
+        "fairness",
+        "phasors",
     ],
 )
 
@@ -73,26 +78,30 @@ def step(world: World, state: State, config: RadioConfig, steps: int = 1) -> Sta
 def step_in_place(world: World, state: State, config: RadioConfig, steps: int = 1) -> State:
     """`step` for a caller that owns the state and wants no copy: overwrites its tensors and returns it."""
     worlds, users, cells = world.shape
+    rays = world.fading_direction.shape[2]
+    phasors = band_phasors(rays, bool(world.rice_factor.numel()), config).numpy()
+    bands = config.bands
     arguments = (
         _World(**_arrays(world) | {"lattice_m": _to_lattice(world)}),
         _State(**_arrays(state)),
-        _radio(config, world.carrier_hz),
-        np.empty((worlds, users), np.float32),
+        _radio(config, world.carrier_hz, phasors),
+        np.empty((worlds, users, bands), np.float32),
     )
-    scatterers = world.fading_direction.shape[2]
-
-    def advance(w: int, first: int, end: int) -> None:
-        _advance(w, first, end, *arguments, _buffers(cells, scatterers))
 
     def run(first: int, end: int) -> None:
-        _run(first, end, steps, *arguments, _buffers(cells, scatterers), *_desk(cells))
+        _run(first, end, 0, users, steps, True, *arguments, _buffers(cells, rays), desk(users, cells, bands))
 
     threads = torch.get_num_threads()
     if threads > worlds and users * cells >= threads * LINKS_PER_THREAD:
+        table = desk(users, cells, bands)
+
+        def part(w: int, first: int, end: int, schedules: bool) -> None:
+            _run(w, w + 1, first, end, 1, schedules, *arguments, _buffers(cells, rays), table)
+
         for _ in range(steps):
             for w in range(worlds):
-                list(_pool(threads).map(advance, [w] * threads, *_parts(users, threads)))
-                _schedule(w, *arguments, *_desk(cells))
+                list(_pool(threads).map(part, [w] * threads, *_parts(users, threads), [False] * threads))
+                part(w, 0, 0, True)
     elif min(threads, worlds) > 1:
         list(_pool(threads).map(run, *_parts(worlds, min(threads, worlds))))
     else:
@@ -100,17 +109,12 @@ def step_in_place(world: World, state: State, config: RadioConfig, steps: int = 
     return state
 
 
-def _buffers(cells: int, scatterers: int) -> tuple[Any, ...]:
-    """What a thread keeps of one user: received power, its exponent twice, h and its rays."""
-    received, real, imaginary = np.empty((3, cells), np.float32)
+def _buffers(cells: int, rays: int) -> tuple[Any, ...]:
+    """What a thread keeps of one user: received power, its mean, its exponent twice, h and its rays."""
+    received, mean, real, imaginary = np.empty((4, cells), np.float32)
     exponent = np.empty(cells, np.int32)
-    cosine, sine = np.empty((2, scatterers * cells), np.float32)
-    return received, exponent, exponent.view(np.float32), real, imaginary, cosine, sine
-
-
-def _desk(cells: int) -> tuple[Any, Any]:
-    """What scheduling keeps of each cell: its users and the share of its resources that they use."""
-    return np.empty(cells, np.int32), np.empty(cells, np.float32)
+    cosine, sine = np.empty((2, rays * cells), np.float32)
+    return received, mean, exponent, exponent.view(np.float32), real, imaginary, cosine, sine
 
 
 def _parts(count: int, threads: int) -> tuple[list[int], list[int]]:
@@ -131,7 +135,7 @@ def _to_lattice(world: World) -> Any:
     return np.ascontiguousarray(np.linalg.inv(world.lattice_m.numpy()))
 
 
-def _radio(config: RadioConfig, carrier_hz: float) -> Any:
+def _radio(config: RadioConfig, carrier_hz: float, phasors: Any) -> Any:
     return _Radio(
         step_s=config.step_s,
         waves_per_m=carrier_hz / SPEED_OF_LIGHT_MPS,
@@ -153,6 +157,9 @@ def _radio(config: RadioConfig, carrier_hz: float) -> Any:
         rate=rates.loops(config),
         cqi_delay_steps=config.cqi_delay_s / config.step_s,
         foreground_share=config.foreground_share,
+        scheduler=SCHEDULERS.index(config.scheduler),
+        fairness=config.fairness,
+        phasors=phasors,
     )
 
 
@@ -181,18 +188,6 @@ def _fetch(context, array, index):  # type: ignore[no-untyped-def]
 
 
 _prefetch: Any = intrinsic(_fetch)
-
-
-# Without Numba's reference counts, which are atomic and would be taken for every array and call: they take
-# longer than all the rest. So a loop allocates nothing, and what it gets outlives the call.
-_LOOP: dict[str, Any] = {
-    "nogil": True,
-    "fastmath": True,
-    "cache": True,
-    "error_model": "numpy",
-    "_nrt": False,
-    "forceinline": True,  # into `_run`: a call passes some hundred numbers
-}
 
 
 @njit(inline="always", fastmath=True)
@@ -259,10 +254,11 @@ def _move(w, u, world, state, radio):  # type: ignore[no-untyped-def]
 
 @njit(inline="always", fastmath=True)
 def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-untyped-def]
-    """Received power of every cell, into the buffers' first row; returns their sum weighted with the load."""
-    received, exponent, power_of_two, real, imaginary, cosine, sine = buffers
-    _, _, scatterers, cells = world.fading_direction.shape
-    waves = scatterers * cells
+    """Received power of every cell, its mean and the rays into the buffers; returns the loaded cells' sum."""
+    received, mean, exponent, power_of_two, real, imaginary, cosine, sine = buffers
+    _, _, rays, cells = world.fading_direction.shape
+    scatterers = rays - 1 if world.rice_factor.size else rays
+    waves = rays * cells
     # bilinear path gain in dB
     floor, i, j, up, right, fy, fx = place
     one, log2_scale = np.float32(1), np.float32(math.log2(10) / 10)
@@ -283,15 +279,20 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
         quarter = np.float32(0.25)
         sine[k] = np.copysign(_odd_sine(quarter - np.abs(fold - quarter)), half_turn)
         cosine[k] = _odd_sine(quarter - fold)
+    mean[:] = 1
+    if scatterers < rays:
+        first = scatterers * cells
+        _specular(world.rice_factor, place, scatterers, cosine[first:], sine[first:], mean)
     real[:] = 0
     imaginary[:] = 0
-    for n in range(scatterers):
+    for n in range(rays):
         for c in range(cells):
             real[c] += cosine[n * cells + c]
             imaginary[c] += sine[n * cells + c]
     for c in range(cells):
         # 10^(dB/10) = 2^(whole + fraction): exponent bits and a polynomial, relative error < 3e-7
         z = w00 * g00[c] + w01 * g01[c] + w10 * g10[c] + w11 * g11[c]
+        z = max(z, np.float32(-126))  # a cell that is off
         whole = np.floor(z)
         f = z - whole
         exponent[c] = (np.int32(whole) + 127) << 23
@@ -306,11 +307,27 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
     scale = np.float32(radio.tx_mw / scatterers * 10.0 ** (world.loss_db[w, u] / -10))
     total = np.float32(0)
     for c in range(cells):
-        power = received[c] * power_of_two[c] * scale * (real[c] * real[c] + imaginary[c] * imaginary[c])
+        mean[c] *= received[c] * power_of_two[c] * scale
+        power = mean[c] * (real[c] * real[c] + imaginary[c] * imaginary[c])
         received[c] = power
         state.rsrp_sum_mw[w, u, c] += power
         total += state.load[w, c] * power
     return total
+
+
+@njit(**LOOP)
+def _specular(factor, place, scatterers, cosine, sine, mean):  # type: ignore[no-untyped-def]
+    """Scales the specular rays to the scatterers, and what all of them sum up to, to a mean power of 1."""
+    floor, i, j, up, right, fy, fx = place
+    one = np.float32(1)
+    for c in range(len(mean)):
+        low = (one - fx) * factor[floor, i, j, c] + fx * factor[floor, i, right, c]
+        high = (one - fx) * factor[floor, up, j, c] + fx * factor[floor, up, right, c]
+        rice = (one - fy) * low + fy * high
+        amplitude = np.sqrt(np.float32(scatterers) * rice)
+        cosine[c] *= amplitude
+        sine[c] *= amplitude
+        mean[c] = one / (one + rice)
 
 
 @njit(inline="always", fastmath=True)
@@ -427,10 +444,12 @@ def _remember(w, u, signal, disturbance, state, radio):  # type: ignore[no-untyp
     return s_out, i_out, s_in, i_in
 
 
-@njit(**_LOOP)
+@njit(**LOOP, fastmath=True)
 def _advance(w, first, end, world, state, radio, efficiency, buffers):  # type: ignore[no-untyped-def]
     """One step of the users `first ... end - 1` of a world, up to the rate that the air offers each."""
-    received, _, _, real, imaginary, cosine, sine = buffers
+    received, mean, _, _, real, imaginary, cosine, sine = buffers
+    rays, cells = world.fading_direction.shape[2:]
+    now_s = state.clock_steps[w] * radio.step_s
     if first < end:
         next_turns = state.fading_turns[w, first]
         ahead = _move(w, first, world, state, radio)
@@ -439,53 +458,41 @@ def _advance(w, first, end, world, state, radio, efficiency, buffers):  # type: 
             if u + 1 < end:
                 next_turns = state.fading_turns[w, u + 1]
                 ahead = _move(w, u + 1, world, state, radio)
+            arrive_loop(w, u, world, state, now_s)
             total = _receive(w, u, place, world, state, radio, buffers)
             if not _follow(w, u, received, total, state, radio):
-                efficiency[w, u] = -1
+                efficiency[w, u, 0] = -1
                 continue
             cell, disturbance = state.serving[w, u], state.interference_mw[w, u, state.ring[w]]
-            sinr = efficiency[w, u : u + 1]  # first the SINR, then what it is worth
+            sinr = efficiency[w, u]  # first the SINR, then what it is worth
             sinr[0] = received[cell] / disturbance
+            if len(sinr) > 1:
+                for band in range(len(sinr)):
+                    x, y = np.float32(0), np.float32(0)
+                    for n in range(rays):
+                        turn, k = radio.phasors[band, n], n * cells + cell
+                        x += cosine[k] * turn.real - sine[k] * turn.imag
+                        y += cosine[k] * turn.imag + sine[k] * turn.real
+                    sinr[band] = mean[cell] * (x * x + y * y) / disturbance
             reported = 0.0
             if len(radio.rate.required_db) > 0:
                 turns = state.fading_turns[w, u]
                 turns -= (turns - last_turns) * radio.cqi_delay_steps
                 late = rates.late_power(w, u, cell, turns, world, cosine, sine)
-                power = real[cell] * real[cell] + imaginary[cell] * imaginary[cell]
-                reported = sinr[0] * late / max(power, np.float32(1e-30))
+                reported = mean[cell] * late / disturbance
             rates.transmit(w, u, sinr, reported, state, radio.rate)
 
 
-@njit(**_LOOP)
-def _schedule(w, world, state, radio, efficiency, connected, used):  # type: ignore[no-untyped-def]
-    """Equal share of the PRBs that background traffic leaves; the load of the next step follows."""
-    users, cells = efficiency.shape[1], state.load.shape[1]
-    connected[:] = 0
-    used[:] = 0
-    for u in range(users):
-        if efficiency[w, u] >= 0:
-            connected[state.serving[w, u]] += 1
-    for u in range(users):
-        if efficiency[w, u] >= 0:
-            cell = state.serving[w, u]
-            pool = max(np.float32(1) - world.background_load[w, cell], np.float32(radio.foreground_share))
-            rate = radio.bandwidth_hz * efficiency[w, u]
-            share = pool / connected[cell]
-            if world.demand_bps[w, u] < share * rate:
-                share = world.demand_bps[w, u] / rate
-            state.bits[w, u] += share * rate * radio.step_s
-            used[cell] += share
-    for c in range(cells):
-        state.load[w, c] = min(np.float32(1), world.background_load[w, c] + used[c])
-        state.load_steps[w, c] += state.load[w, c]
-    state.ring[w] = state.ring[w] + 1 if state.ring[w] + 1 < state.signal_mw.shape[2] else 0
-    state.measured_steps[w] += 1
+@njit(**LOOP, fastmath=True)
+def _run(  # type: ignore[no-untyped-def]
+    first, end, first_user, end_user, steps, schedules, world, state, radio, efficiency, buffers, table
+):
+    """Steps of users of the worlds `first ... end - 1`, and of these worlds' cells if it `schedules`.
 
-
-@njit(**_LOOP)
-def _run(first, end, steps, world, state, radio, efficiency, buffers, connected, used):  # type: ignore[no-untyped-def]
-    """All steps of the worlds `first ... end - 1`."""
+    The one way into both loops: another would round in other places, and threads would change results.
+    """
     for w in range(first, end):
         for _ in range(steps):
-            _advance(w, 0, efficiency.shape[1], world, state, radio, efficiency, buffers)
-            _schedule(w, world, state, radio, efficiency, connected, used)
+            _advance(w, first_user, end_user, world, state, radio, efficiency, buffers)
+            if schedules:
+                schedule_world(w, world, state, radio, efficiency, table)

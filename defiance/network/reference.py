@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 
 from defiance.network.rates import offered_rates
+from defiance.network.scheduling import LEAST_MEAN_BPS, band_phasors, shares
 from defiance.network.settings import SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
+from defiance.network.traffic import arrive, depart
 from defiance.network.world import World
 from defiance.scene.streets import ROUTE_SPACING_M
 
@@ -50,9 +52,18 @@ def position_m(world: World, travelled_m: Tensor) -> Tensor:
 
 
 def map_gain_db(world: World, position: Tensor, floor: Tensor) -> Tensor:
-    """What the map says at positions `[..., 2]` on floors `[...]`, bilinear in dB, `[..., C]`."""
+    """Path gain at positions `[..., 2]` on floors `[...]`, bilinear in dB, `[..., C]`."""
+    return _look_up(world.gain_db, world, position, floor)
+
+
+def rice_factor(world: World, position: Tensor) -> Tensor | None:
+    """Linear K of every link with the users at positions `[W, U, 2]`, `[W, U, C]`; None: Rayleigh."""
+    return _look_up(world.rice_factor, world, position, world.floor) if world.rice_factor.numel() else None
+
+
+def _look_up(grid: Tensor, world: World, position: Tensor, floor: Tensor) -> Tensor:
     offset = position.double() - torch.tensor(world.origin_m, dtype=torch.float64, device=position.device)
-    _, rows, columns, _ = world.gain_db.shape
+    _, rows, columns, _ = grid.shape
     if world.lattice_m is None:
         column = (offset[..., 0] / world.resolution_m).clamp(0, columns - 1.000001)
         row = (offset[..., 1] / world.resolution_m).clamp(0, rows - 1.000001)
@@ -62,12 +73,12 @@ def map_gain_db(world: World, position: Tensor, floor: Tensor) -> Tensor:
     i, j = row.long().clamp(max=rows - 1), column.long().clamp(max=columns - 1)
     up, right = (i + 1) % rows, (j + 1) % columns
     fy, fx = (row - i).float()[..., None], (column - j).float()[..., None]
-    gain, floor = world.gain_db, floor.long()
+    floor = floor.long()
     return (
-        (1 - fy) * (1 - fx) * gain[floor, i, j]
-        + (1 - fy) * fx * gain[floor, i, right]
-        + fy * (1 - fx) * gain[floor, up, j]
-        + fy * fx * gain[floor, up, right]
+        (1 - fy) * (1 - fx) * grid[floor, i, j]
+        + (1 - fy) * fx * grid[floor, i, right]
+        + fy * (1 - fx) * grid[floor, up, j]
+        + fy * fx * grid[floor, up, right]
     )
 
 
@@ -76,20 +87,34 @@ def path_gain_db(world: World, position: Tensor) -> Tensor:
     return map_gain_db(world, position, world.floor) - world.loss_db[..., None]
 
 
-def fading_power(world: World, fading_turns: Tensor) -> Tensor:
-    """|h|^2 of every link, mean 1: a sum of sinusoids whose autocorrelation is J0(2 pi d / lambda).
+def rays(world: World, fading_turns: Tensor, rice: Tensor | None = None) -> Tensor:
+    """Rays of every link, `[W, U, N, C]` complex64; their sum h has E|h|^2 = 1.
 
     Jakes' spectrum with one scatterer per sector of angles and a random offset per link, so that the
-    ensemble's autocorrelation is exact for any number of scatterers (Clarke 1968; Zheng and Xiao 2003). A
-    function of the distance alone: no policy can change a draw.
+    ensemble's autocorrelation J0(2 pi d / lambda) is exact for any number of scatterers (Clarke 1968; Zheng
+    and Xiao 2003). A specular ray makes the link Rician; its direction is random, too (Xiao, Zheng and
+    Beaulieu 2006). A function of the distance alone: no policy can change a draw.
 
     Args:
         world: directions and phases, `[W, U, N, C]`.
         fading_turns: wavelengths travelled, `[W, U]` float64.
+        rice: K of every link, linear, `[W, U, C]`, if the last ray is specular.
     """
     turns = fading_turns[..., None, None] * world.fading_direction + world.fading_phase
     angle = (2 * math.pi * (turns - torch.floor(turns))).float()
-    return (torch.cos(angle).sum(-2).square() + torch.sin(angle).sum(-2).square()) / angle.shape[-2]
+    ray = torch.polar(torch.ones_like(angle), angle)
+    if rice is None:
+        return ray / math.sqrt(ray.shape[-2])
+    scatterers = ray.shape[-2] - 1
+    power = torch.cat([torch.full_like(ray[:, :, 1:].real, 1 / scatterers), rice[:, :, None]], -2) / (
+        1 + rice[:, :, None]
+    )
+    return ray * power.sqrt()
+
+
+def fading_power(world: World, fading_turns: Tensor, rice: Tensor | None = None) -> Tensor:
+    """|h|^2 of every link, mean 1, `[W, U, C]`; see `rays`."""
+    return rays(world, fading_turns, rice).sum(-2).abs().square()
 
 
 def _step(world: World, state: State, config: RadioConfig) -> State:
@@ -106,9 +131,11 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     fading_turns = state.fading_turns + speed.clamp(min=config.environment_mps) * dt * waves_per_m
 
     # received power of every cell, [W, U, C]
-    gain_db = path_gain_db(world, position_m(world, travelled))
-    mean_mw = torch.pow(10.0, (gain_db + config.tx_power_dbm) / 10)
-    received = (mean_mw * fading_power(world, fading_turns)).float()
+    position = position_m(world, travelled)
+    mean_mw = torch.pow(10.0, (path_gain_db(world, position) + config.tx_power_dbm) / 10)
+    rice = rice_factor(world, position)
+    ray = rays(world, fading_turns, rice)
+    received = (mean_mw * ray.sum(-2).abs().square()).float()
     total = (state.load[:, None] * received).sum(-1)
 
     # commands that arrive start the execution; the ring restarts and follows the target
@@ -173,27 +200,42 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     timer = torch.where(failed, max(1, config.steps(config.reestablishment_s)), timer)
     fresh = completes | reconnects
 
-    # scheduling: equal share of the PRBs that background traffic leaves
-    reported = signal
+    # what the air offers
+    only = cell[..., None, None].expand(*world.fading_phase.shape[:-1], 1)
+    served_mw = mean_mw.gather(-1, cell[..., None])
+    phasors = band_phasors(world.fading_phase.shape[2], rice is not None, config).to(ray.device)
+    signals, reported = signal[..., None], signal
+    if config.bands > 1:
+        signals = served_mw.float() * (ray.gather(-1, only).squeeze(-1) @ phasors.T).abs().square()
     if config.link_adaptation != "shannon":
         late_turns = fading_turns - config.cqi_delay_s / dt * (fading_turns - state.fading_turns)
-        only = cell[..., None, None].expand(*world.fading_phase.shape[:-1], 1)
         link = replace(
             world,
             fading_direction=world.fading_direction.gather(-1, only),
             fading_phase=world.fading_phase.gather(-1, only),
         )
-        late_mw = mean_mw.gather(-1, cell[..., None]) * fading_power(link, late_turns)
-        reported = late_mw.squeeze(-1)
-    sinr = (signal / disturbance)[..., None]
+        served_rice = None if rice is None else rice.gather(-1, cell[..., None])
+        reported = (served_mw * fading_power(link, late_turns, served_rice)).squeeze(-1)
+    sinr = signals / disturbance[..., None]
     rate_bps, olla_db = offered_rates(state, config, sinr, reported / disturbance)
-    rate_bps = rate_bps.squeeze(-1)
-    pool = (1 - world.background_load).clamp(min=config.foreground_share)
-    users_of_cell = torch.zeros_like(state.load).scatter_add_(1, cell, connected.float())
-    share = pool.gather(1, cell) / users_of_cell.gather(1, cell).clamp(min=1)
-    share = torch.where(world.demand_bps < share * rate_bps, world.demand_bps / rate_bps, share) * connected
-    used = torch.zeros_like(state.load).scatter_add_(1, cell, share.float())
+
+    # traffic and scheduling
+    clock = state.clock_steps.double()
+    arrived, queue = arrive(world, state.arrived, state.queue_bits, clock * dt)
+    pool = (1 - world.background_load).clamp(min=config.foreground_share) / config.bands
+    wanted = torch.where(connected, world.demand_bps + queue / dt, 0.0)
+    sent, used = torch.zeros_like(wanted), torch.zeros_like(state.load)
+    for rate in rate_bps.unbind(-1):
+        need = torch.where(wanted > 0, wanted / rate, 0.0)
+        fair = config.scheduler == "proportional_fair"
+        priority = rate / state.average_bps.clamp(min=LEAST_MEAN_BPS) if fair else rate
+        share = shares(config.scheduler, need, priority, cell, pool)
+        sent = sent + share * rate
+        wanted = torch.where(share < need, wanted - share * rate, 0.0)
+        used = used.scatter_add(1, cell, share.float())
     load = (world.background_load + used).clamp(max=1)
+    average = state.average_bps + (sent - state.average_bps) * config.fairness
+    packets, queue, delay = depart(world, arrived, state.packets, queue, sent * dt, (clock + 1) * dt)
 
     def count(total: Tensor, event: Tensor) -> Tensor:
         return total + event.int()
@@ -220,6 +262,10 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         rsrp_dbm=state.rsrp_dbm,
         olla_db=torch.where(fresh, 0.0, torch.where(connected, olla_db, state.olla_db)),
         load=load,
+        average_bps=average.float() if config.scheduler == "proportional_fair" else state.average_bps,
+        queue_bits=queue,
+        arrived=arrived,
+        clock_steps=state.clock_steps + 1,
         ring=((state.ring + 1) % size).int(),
         measured_steps=state.measured_steps + 1,
         outage_steps=count(state.outage_steps, executing | reestablishing | (connected & below_qout)),
@@ -228,6 +274,8 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         ping_pongs=count(state.ping_pongs, ping_pong),
         link_failures=count(state.link_failures, link_failed),
         handover_failures=count(state.handover_failures, handover_failed),
-        bits=state.bits + share.double() * rate_bps * dt,
+        bits=state.bits + sent * dt,
+        packets=packets,
+        delay_s=state.delay_s + delay,
         load_steps=state.load_steps + load,
     )

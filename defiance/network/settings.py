@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 SPEED_OF_LIGHT_MPS = 299_792_458.0
 BOLTZMANN_DBM_PER_HZ = -173.975  # k T at 290 K
 SLOTS_PER_S = 2000  # at 30 kHz, TS 38.211 table 4.3.2-1
 DATA_SYMBOLS = 12  # of a slot's 14; control and pilots take 0.14, TS 38.306 clause 4.1.2
+
+Scheduler = Literal["equal_share", "round_robin", "proportional_fair", "max_rate"]
+SCHEDULERS = get_args(Scheduler)
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,11 @@ class RadioConfig:
     Attributes of time are rounded to whole steps by the simulator. Sources: TR 36.839 clause 5.2 and table
     5.2.1.1-1 (Qout, also of random access, Qin, T310, N310, N311, preparation and execution delay, time of
     stay of a ping-pong), TS 38.133 clause 8.1 (evaluation periods of radio-link monitoring), TS 38.213 clause
-    4.1 (SS burst period 20 ms), TR 36.942 annex A (attenuated Shannon rate), TS 38.423 clause 8.4.11 (load
-    over Xn every 500 ms to 10 s). The floor of RSRP is the noise of one 30 kHz resource element at a noise
-    figure of 7 dB, and TS 38.133's SSB Es/Iot of -6 dB. `messages = "t310"` is the criterion of TR 36.839
-    clause 5.2.1.3: a handover command that arrives while T310 runs is a handover failure, every other message
-    arrives.
+    4.1 (SS burst period 20 ms), TR 36.942 annex A (attenuated Shannon rate), TR 38.901 table 7.5-6 (delay
+    spread), TS 38.423 clause 8.4.11 (load over Xn every 500 ms to 10 s). The floor of RSRP is the noise of
+    one 30 kHz resource element at a noise figure of 7 dB, and TS 38.133's SSB Es/Iot of -6 dB. `messages =
+    "t310"` is the criterion of TR 36.839 clause 5.2.1.3: a handover command that arrives while T310 runs is a
+    handover failure, every other message arrives.
     """
 
     step_s: float = field(
@@ -140,11 +143,41 @@ class RadioConfig:
     foreground_share: float = field(
         default=0.25, metadata={"min": 0.0, "max": 1.0, "help": "PRBs that background traffic never takes"}
     )
+    scheduler: Scheduler = field(
+        default="equal_share", metadata={"help": "who gets the PRBs; see defiance.network.scheduling"}
+    )
+    fairness_s: float = field(
+        default=1.0,
+        metadata={"min": 0.02, "max": 100.0, "unit": "s", "help": "proportional_fair's mean of past rates"},
+    )
+    subbands: int = field(
+        default=1,
+        metadata={"min": 1, "max": 64, "help": "among which proportional_fair and max_rate choose"},
+    )
+    delay_spread_s: float = field(
+        default=4e-7,
+        metadata={
+            "min": 0.0,
+            "max": 1e-5,
+            "unit": "s",
+            "help": "of the sub-bands' fading; UMa NLOS at 3.5 GHz",
+        },
+    )
 
     @property
     def noise_dbm(self) -> float:
         """Thermal noise over the carrier at the user's receiver."""
         return BOLTZMANN_DBM_PER_HZ + 10 * math.log10(self.bandwidth_hz) + self.noise_figure_db
+
+    @property
+    def fairness(self) -> float:
+        """Weight of a step in proportional fairness' mean of past rates."""
+        return min(1.0, self.step_s / self.fairness_s)
+
+    @property
+    def bands(self) -> int:
+        """Sub-bands that the scheduler tells apart: one, the carrier, if it doesn't look at rates."""
+        return self.subbands if self.scheduler in ("proportional_fair", "max_rate") else 1
 
     def steps(self, duration_s: float) -> int:
         """Whole steps that cover `duration_s`."""

@@ -371,6 +371,8 @@ COUNTS = (
     "link_failures",
     "handover_failures",
     "bits",
+    "packets",
+    "delay_s",
     "load_steps",
 )
 

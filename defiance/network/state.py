@@ -41,11 +41,17 @@ class State:
         rsrp_dbm: last layer-1 measurement per resource element, `[W, U, C]`; used by re-establishment.
         olla_db: offset of the outer loop of link adaptation, `[W, U]`.
         load: share of PRBs occupied, `[W, C]`.
+        average_bps: past mean rate, `[W, U]`; kept by proportional fairness alone.
+        queue_bits: bits of packets that wait, `[W, U]` float64.
+        arrived: packets that have arrived, `[W, U]` int32.
+        clock_steps: steps since the start, `[W]` int32.
         ring: where the next entry of the ring goes, `[W]` int32.
         measured_steps: steps since the last measurement, `[W]` int32.
         outage_steps, interrupted_steps, handovers, ping_pongs, link_failures, handover_failures: counts,
             `[W, U]` int32.
         bits: delivered, `[W, U]` float64.
+        packets: packets that have departed, `[W, U]` int32.
+        delay_s: sum of their delays, from arrival until all is sent, `[W, U]` float64.
         load_steps: sum of the load over steps, `[W, C]` float64.
     """
 
@@ -70,6 +76,10 @@ class State:
     rsrp_dbm: Tensor
     olla_db: Tensor
     load: Tensor
+    average_bps: Tensor
+    queue_bits: Tensor
+    arrived: Tensor
+    clock_steps: Tensor
     ring: Tensor
     measured_steps: Tensor
     outage_steps: Tensor
@@ -79,6 +89,8 @@ class State:
     link_failures: Tensor
     handover_failures: Tensor
     bits: Tensor
+    packets: Tensor
+    delay_s: Tensor
     load_steps: Tensor
 
     def clone(self) -> State:
@@ -120,6 +132,10 @@ def initial(world: World, config: RadioConfig, serving: Tensor) -> State:
         rsrp_dbm=torch.full((worlds, users, cells), -200.0),
         olla_db=torch.zeros(worlds, users),
         load=world.background_load.clone(),
+        average_bps=torch.zeros(worlds, users),
+        queue_bits=torch.zeros(worlds, users, dtype=torch.float64),
+        arrived=counts(),
+        clock_steps=torch.zeros(worlds, dtype=torch.int32),
         ring=torch.zeros(worlds, dtype=torch.int32),
         measured_steps=torch.zeros(worlds, dtype=torch.int32),
         outage_steps=counts(),
@@ -129,5 +145,7 @@ def initial(world: World, config: RadioConfig, serving: Tensor) -> State:
         link_failures=counts(),
         handover_failures=counts(),
         bits=torch.zeros(worlds, users, dtype=torch.float64),
+        packets=counts(),
+        delay_s=torch.zeros(worlds, users, dtype=torch.float64),
         load_steps=torch.zeros(worlds, cells, dtype=torch.float64),
     )

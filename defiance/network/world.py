@@ -8,7 +8,7 @@ route.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,17 @@ from torch import Tensor
 from defiance.network.settings import RadioConfig
 from defiance.radio.tr38901 import CAR_DB, CAR_SIGMA_DB, penetration_db
 from defiance.scene import Scene
-from defiance.scene.drop import Drop, nearest_image
+from defiance.scene.drop import Drop, field_amplitude, nearest_image, normal_field, torus_grid
 from defiance.scene.streets import ROUTE_SPACING_M, Kind, Mask, routes
 from defiance.seeding import Stream
 
 KIND_OF_SPEED: tuple[tuple[float, Kind], ...] = ((10.0, "pedestrian"), (40.0, "bus"), (float("inf"), "car"))
 STOP_SPACING_M = {"pedestrian": float("inf"), "bus": 400.0, "car": float("inf")}
 STOP_S = {"pedestrian": 0.0, "bus": 10.0, "car": 0.0}
+K_CORRELATION_M = {"uma": 12.0, "umi": 15.0, "rma": 40.0, "inh": 4.0}  # TR 38.901 table 7.5-6, line of sight
 WALK_KMH = 3.0  # TR 38.901 table 7.2-1
-SHARED = ("gain_db", "origin_m", "resolution_m", "lattice_m", "carrier_hz", "cell_site")  # by all worlds
+# What all worlds of a batch have in common.
+SHARED = ("gain_db", "origin_m", "resolution_m", "lattice_m", "carrier_hz", "cell_site", "rice_factor")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class World:
         demand_bps: finite traffic demand, `[W, U]`.
         background_load: share of PRBs that users outside the simulation occupy, `[W, C]`.
         key: makes a message's draw the world's own, wherever it stands in the batch, `[W]` int64.
+        arrival_s: when packets arrive, in order, `[W, U, A]`; inf: never; empty: no packets.
+        packet_bits: size of every user's packets, `[W, U]` float64; empty: no packets.
+        rice_factor: power of the specular ray over that of the scatterers (linear K), on the grid of
+            `gain_db`; empty: Rayleigh. With it, the last of `fading_direction` and `fading_phase` is the
+            specular ray, `[W, U, N + 1, C]`.
     """
 
     gain_db: Tensor
@@ -71,6 +78,9 @@ class World:
     demand_bps: Tensor
     background_load: Tensor
     key: Tensor
+    arrival_s: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 0))
+    packet_bits: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
+    rice_factor: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 0, 0))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -212,26 +222,73 @@ def draw_drop_worlds(
     )
 
 
+def rician(world: World, rice_factor: Tensor, streams: list[Stream]) -> World:
+    """The same worlds with a specular ray on every link: Rician fading.
+
+    The ray's direction and phase are random (Xiao, Zheng and Beaulieu, IEEE Trans. Wireless Commun. 2006).
+
+    Args:
+        world: with Rayleigh fading.
+        rice_factor: linear K on the grid of `gain_db` and of its shape: 0 without line of sight, else as in
+            TR 38.901 table 7.5-6.
+        streams: one per world, those that the worlds were drawn from.
+    """
+    _, users, cells = world.shape
+    rays = [torch.rand(2, users, 1, cells, generator=s.child("specular").generator()) for s in streams]
+    angle, phase = torch.stack(rays, 1)
+    return replace(
+        world,
+        rice_factor=rice_factor,
+        fading_direction=torch.cat([world.fading_direction, torch.cos(2 * torch.pi * angle)], 2),
+        fading_phase=torch.cat([world.fading_phase, phase], 2),
+    )
+
+
+def drop_rice_factor(drop: Drop, stream: Stream) -> Tensor:
+    """Linear K on a drop's grid, `[floors, rows, columns, C]`: log-normal under line of sight, else 0.
+
+    Sectors of a site share it, and it is the place's own. Storeys of buildings have none (TR 38.901 table
+    7.5-6 gives no K behind walls).
+
+    Args:
+        drop: where.
+        stream: of this drop.
+    """
+    _, rows, columns, sites = drop.los.shape
+    sides_m = drop.resolution_m * torch.tensor([columns, rows], dtype=torch.float64)
+    torus_m = torch.diag(sides_m) if drop.lattice_m is None else drop.lattice_m
+    offset_m = nearest_image(torus_grid(rows, columns, torus_m), torus_m)
+    amplitude = field_amplitude(offset_m, K_CORRELATION_M[drop.scenario.name])
+    fields_of_sites = [normal_field(amplitude, stream.child("rice", n).generator()) for n in range(sites)]
+    k_db = drop.scenario.k_db + drop.scenario.k_sigma_db * torch.stack(fields_of_sites, -1)
+    factor = torch.zeros_like(drop.gain_db)
+    factor[0] = torch.where(drop.los[0], 10 ** (k_db / 10), 0.0)[..., drop.cell_site]
+    return factor
+
+
 def _draws(
     config: RadioConfig, streams: list[Stream], users: int, cells: int, load: float
 ) -> dict[str, Tensor]:
     """Fading, background load and key of every world."""
-    direction, phase, background, key = [], [], [], []
-    for stream in streams:
+    # by far the largest of all that is drawn, so in place
+    n = config.scatterers
+    direction = torch.empty(len(streams), users, n, cells)
+    phase = torch.empty(len(streams), users, n, cells)
+    background, key = [], []
+    for w, stream in enumerate(streams):
         rng = stream.child("fading").generator()
-        n = config.scatterers
         offset = torch.rand(users, 1, cells, generator=rng)
-        angle = (torch.arange(n)[None, :, None] + offset) / n
-        direction.append(torch.cos(2 * torch.pi * angle))
-        phase.append(torch.rand(users, n, cells, generator=rng))
+        torch.add(torch.arange(n)[None, :, None], offset, out=direction[w])
+        direction[w].div_(n).mul_(2 * torch.pi).cos_()
+        torch.rand(users, n, cells, generator=rng, out=phase[w])
         rng = stream.child("load").generator()
         spread = 0.8 + 0.4 * torch.rand(cells, generator=rng)
         background.append((load * spread).clamp(max=1) if load < 1 else torch.ones(cells))
         rng = stream.child("messages").generator()
         key.append(torch.randint(2**62, (), generator=rng))
     return {
-        "fading_direction": torch.stack(direction).float().contiguous(),
-        "fading_phase": torch.stack(phase).float().contiguous(),
+        "fading_direction": direction,
+        "fading_phase": phase,
         "background_load": torch.stack(background).float(),
         "key": torch.stack(key),
     }
