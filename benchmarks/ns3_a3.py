@@ -247,9 +247,9 @@ def full_load_sinr_db(world: World, config: RadioConfig, position_m: Tensor) -> 
 
 
 def chosen(world: World, index: Tensor) -> World:
-    """Some worlds of a batch, in this order."""
-    names = [field.name for field in fields(World) if field.name not in SHARED]
-    return replace(world, **{name: getattr(world, name)[index] for name in names})
+    """Some worlds of a batch, in this order; what no world has stays empty."""
+    batched = {field.name: getattr(world, field.name) for field in fields(World) if field.name not in SHARED}
+    return replace(world, **{name: value[index] for name, value in batched.items() if len(value)})
 
 
 def compare(parts: str, draws: int, load: float) -> list[dict[str, Any]]:
