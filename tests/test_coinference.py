@@ -15,6 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from defiance.codecs.codec import Samples
 from defiance.codecs.events import data_folder, read
@@ -29,9 +30,11 @@ from defiance.seeding import stream
 from defiance.studies import Silent, coinference
 from defiance.studies.coinference import counting, data, settings, shipped
 from defiance.studies.coinference.candidates import EqualEnergy, designs
+from defiance.studies.coinference.experiments import Bursts
 from defiance.studies.coinference.live import Which
 from defiance.studies.coinference.settings import Config, Model, Training, check, judged_on, models, tuned_as
 from defiance.studies.coinference.sheet.costs import (
+    Range,
     bits_on_air,
     crossover,
     spiking_joules,
@@ -484,3 +487,24 @@ def test_ends_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
             pass
     with pytest.raises(DefianceError, match="127.0.0.1:9.*decode"), destination("127.0.0.1:9"):
         pass
+
+
+# --- what a review asked for ---
+
+
+def test_bursts_cross_a_channel_as_one_row_each() -> None:
+    shapes = []
+
+    def channel(sent: Tensor, ebn0_db: Any, generator: torch.Generator, *, rate: float = 1.0) -> Tensor:
+        shapes.append(tuple(sent.shape))
+        return 1 - sent
+
+    sent = torch.randint(2, (3, 15, 4)).float()
+    received = Bursts(channel, 3)(sent, 0.0, torch.Generator())
+    assert shapes == [(3, 3, 20)] and torch.equal(received, 1 - sent)
+
+
+def test_constants_of_one_process_are_low_and_high_together() -> None:
+    spiking, other = Range(2.0, 1.0, 4.0), Range(4.0, 2.0, 16.0)
+    assert spiking.over(other, together=True) == Range(0.5, 0.25, 0.5)
+    assert spiking.over(other, together=False) == Range(0.5, 1 / 16, 2.0)

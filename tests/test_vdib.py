@@ -319,3 +319,21 @@ def test_lost_spikes_of_a_z_channel_are_priced_too() -> None:
         for snr in (-10.0, 10.0)
     ]
     assert 0 < rates[0] < rates[1]
+
+
+def test_without_a_bottleneck_the_prior_is_fitted_and_nothing_else_feels_it() -> None:
+    ours, seen, labels = codec(), frames(6), torch.arange(6) % TINY.classes
+    gradients = {}
+    for prior in ("learned", "fixed"):
+        weights = {name: weight.clone().requires_grad_() for name, weight in ours.parameters.items()}
+        value = loss(TINY, VdibObjective(beta=0.0, prior=prior), BinarySymmetric())(
+            weights, seen, labels, torch.zeros(6, 1), generator()
+        )
+        value.backward()
+        gradients[prior] = {name: weight.grad for name, weight in weights.items()}
+    moved = gradients["learned"].pop("prior.bias")
+    assert moved is not None and float(moved.abs().sum()) > 0
+    for name, gradient in gradients["learned"].items():
+        other = gradients["fixed"][name]
+        if not name.startswith("prior.") and gradient is not None:
+            assert other is not None and torch.equal(gradient, other)
