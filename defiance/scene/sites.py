@@ -1,6 +1,5 @@
 """Where antennas stand: a hexagonal plan on roofs, or a table of one's own."""
 
-import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from scipy.ndimage import distance_transform_edt
 
 from defiance.errors import DefianceError
 from defiance.scene.streets import largest_part
+from defiance.scene.table import number, read_table
 
 AZIMUTHS_DEG = (30.0, 150.0, 270.0)  # each points between two neighbours of the hexagonal plan
 TILT_DEG = 10.0
@@ -75,20 +75,11 @@ def read_sites(path: Path) -> tuple[Sector, ...]:
         DefianceError: the file can't be read, a column is missing, or a value is no number within its
             range; file, row and column are named.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[value.strip() for value in line] for line in csv.reader(file)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DefianceError(f"{path}: can't be read as CSV: {error}") from error
-    header = lines[0] if lines else []
-    missing = [column for column in COLUMNS if column not in header]
-    if missing:
-        raise DefianceError(f"{path}, row 1: no column {missing[0]}; a site plan has {','.join(COLUMNS)}")
+    header, lines = read_table(path, COLUMNS, "a site plan")
     sectors: list[Sector] = []
-    for number, line in enumerate(lines[1:], start=2):
-        if any(line):
-            sectors.append(_sector(dict(zip(header, line, strict=False)), f"{path}, row {number}"))
-            _check_same_site(sectors, f"{path}, row {number}")
+    for row, line in lines:
+        sectors.append(_sector(dict(zip(header, line, strict=False)), f"{path}, row {row}"))
+        _check_same_site(sectors, f"{path}, row {row}")
     if not sectors:
         raise DefianceError(f"{path}: holds no sector; add one row per sector below {','.join(COLUMNS)}")
     return tuple(sectors)
@@ -120,12 +111,12 @@ def rooftop_sites(terrain: Terrain) -> tuple[Sector, ...]:
         for turn in np.arange(6) * math.pi / 3
     ]
     sectors = []
-    for number, (east_m, north_m) in enumerate(ideal, start=1):
+    for count, (east_m, north_m) in enumerate(ideal, start=1):
         away_m = np.hypot(x_m - east_m, y_m - north_m)
         near = fit & (away_m <= max(reach_m, away_m[fit].min()))
         best = np.where(near, height_m - 1e-3 * away_m, -np.inf).argmax()
         place = (float(x_m.flat[best]), float(y_m.flat[best]), float(height_m.flat[best]) + MAST_M)
-        sectors += [Sector(f"site {number}", *place, azimuth, TILT_DEG) for azimuth in AZIMUTHS_DEG]
+        sectors += [Sector(f"site {count}", *place, azimuth, TILT_DEG) for azimuth in AZIMUTHS_DEG]
     if len({(sector.x_m, sector.y_m) for sector in sectors}) < len(ideal):
         raise DefianceError("the scene has too few roofs for seven sites; give a site plan (--sites)")
     return tuple(sectors)
@@ -134,13 +125,10 @@ def rooftop_sites(terrain: Terrain) -> tuple[Sector, ...]:
 def _sector(row: dict[str, str], where: str) -> Sector:
     numbers = {}
     for column, (low, high) in LIMITS.items():
-        text = row.get(column, "")
         try:
-            numbers[column] = float(text)
-        except ValueError:
-            raise DefianceError(f"{where}, column {column}: {text!r} is not a number") from None
-        if not low <= numbers[column] <= high:
-            raise DefianceError(f"{where}, column {column}: {text} is not within {low:g} ... {high:g}")
+            numbers[column] = number(row.get(column, ""), low, high)
+        except ValueError as error:
+            raise DefianceError(f"{where}, column {column}: {error}") from None
     if not row["name"]:
         raise DefianceError(f"{where}, column name: is empty; name the site")
     return Sector(row["name"], **numbers)
