@@ -182,14 +182,14 @@ class DelayLink:
 
     def offer(self, state: Packets, packets: Packets, now_s: float) -> Packets:
         """Add packets to those on the way."""
-        return _joined(state, packets, now_s)
+        return joined(state, packets, now_s)
 
     def advance(self, state: Packets, until_s: float, rng: Stream) -> tuple[Packets, Deliveries]:
         """Deliver what has been on the way for `delay_s`."""
         arrived_s = state.offered_s + self.delay_s
         due = arrived_s <= until_s
         arrived = state.select(due)
-        return state.select(~due), _deliveries(arrived, arrived_s[due], sent_bits=arrived.payload_bits)
+        return state.select(~due), outcome(arrived, arrived_s[due], sent_bits=arrived.payload_bits)
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class LossyLink:
         packet_loss = loss[end] if loss.ndim else loss.expand(end.shape)
         return replace(
             state,
-            packets=_joined(state.packets, packets, now_s),
+            packets=joined(state.packets, packets, now_s),
             packet_loss=torch.cat([state.packet_loss.to(end.device), packet_loss]),
         )
 
@@ -261,7 +261,7 @@ class LossyLink:
         packets = state.packets.select(due)
         lost = rng.uniform(packets.id) < state.packet_loss[due]
         sent_bits = packets.payload_bits + self.header_bits
-        deliveries = _deliveries(
+        deliveries = outcome(
             packets,
             arrived_s=torch.where(lost, torch.inf, due_s[due]),
             sent_bits=sent_bits,
@@ -314,27 +314,19 @@ class BackhaulLink:
 
     def offer(self, state: BackhaulState, packets: Packets, now_s: float) -> BackhaulState:
         """Put packets into the queue."""
-        return replace(state, waiting=_joined(state.waiting, packets, now_s))
+        return replace(state, waiting=joined(state.waiting, packets, now_s))
 
     def advance(self, state: BackhaulState, until_s: float, rng: Stream) -> tuple[BackhaulState, Deliveries]:
-        """Send in the order of offered_s, then of id: finish_i = max(offered_i, finish_(i-1)) + bits_i/rate.
+        """Send in the order of offered_s, then of id.
 
-        With C_i = sum_(j<=i) bits_j/rate this is finish_i = C_i + max_(j<=i) (offered_j - C_(j-1)). Packets
-        stamped `until_s` stay in the queue: others of the same stamp may still be offered.
+        Packets stamped `until_s` stay in the queue: others of the same stamp may still be offered.
         """
         startable = state.waiting.offered_s < until_s
-        packets = state.waiting.select(startable)
-        packets = packets.select(packets.id.argsort())
-        packets = packets.select(packets.offered_s.argsort(stable=True))
-        segments = (packets.payload_bits + SEGMENT_BITS - 1).div(SEGMENT_BITS, rounding_mode="floor").clamp(1)
-        sent_bits = packets.payload_bits + segments * self.header_bits
+        packets = in_order(state.waiting.select(startable))
+        sent_bits = with_headers(packets.payload_bits, self.header_bits)
         service_s = sent_bits.double() / self.rate_bps
-        total_s = service_s.cumsum(0)
-        idle_s = (packets.offered_s - (total_s - service_s)).clamp(state.busy_until_s).cummax(0).values
-        finished_s = torch.maximum(
-            total_s + idle_s, packets.offered_s + service_s
-        )  # rounding must not gain time
-        settled = _deliveries(
+        finished_s = first_in_first_out(packets.offered_s, service_s, state.busy_until_s)
+        settled = outcome(
             packets,
             arrived_s=finished_s + self.delay_s,
             sent_bits=sent_bits,
@@ -345,6 +337,36 @@ class BackhaulLink:
         busy_until_s = finished_s[-1] if len(packets) else state.busy_until_s
         waiting = state.waiting.select(~startable)
         return BackhaulState(waiting, in_flight.select(~due), busy_until_s), in_flight.select(due)
+
+
+def in_order(packets: Packets) -> Packets:
+    """The order in which a queue serves: that of offered_s, then of id."""
+    packets = packets.select(packets.id.argsort())
+    return packets.select(packets.offered_s.argsort(stable=True))
+
+
+def with_headers(payload_bits: Tensor, header_bits: int) -> Tensor:
+    """Bits of payloads, int64 [n], with a header for each of their segments of at most 1460 bytes."""
+    segments = (payload_bits + SEGMENT_BITS - 1).div(SEGMENT_BITS, rounding_mode="floor").clamp(1)
+    return payload_bits + segments * header_bits
+
+
+def first_in_first_out(offered: Tensor, service: Tensor, busy_until: Tensor) -> Tensor:
+    """When each of a queue's packets has been served: finish_i = max(offered_i, finish_(i-1)) + service_i.
+
+    With C_i = sum_(j<=i) service_j this is finish_i = C_i + max_(j<=i) (offered_j - C_(j-1)).
+
+    Args:
+        offered: float64 [n], in order.
+        service: float64 [n], in the same unit.
+        busy_until: float64 [], when the queue has served all before.
+
+    Returns:
+        float64 [n].
+    """
+    total = service.cumsum(0)
+    idle = (offered - (total - service)).clamp(busy_until).cummax(0).values
+    return torch.maximum(total + idle, offered + service)  # rounding must not gain time
 
 
 def send(
@@ -398,7 +420,12 @@ _LOSS_SLOPE_PER_DB = (_logit(Q_OUT_BLOCK_ERROR_RATE) - _logit(Q_IN_BLOCK_ERROR_R
 _HALF_LOSS_DB = Q_OUT_DB + _logit(Q_OUT_BLOCK_ERROR_RATE) / _LOSS_SLOPE_PER_DB
 
 
-def _joined(waiting: Packets, packets: Packets, now_s: float) -> Packets:
+def joined(waiting: Packets, packets: Packets, now_s: float) -> Packets:
+    """Packets that wait, and those that are offered at `now_s`.
+
+    Raises:
+        DefianceError: a packet is stamped earlier than `now_s`.
+    """
     if bool((packets.offered_s < now_s).any()):
         raise DefianceError(
             f"a packet stamped {packets.offered_s.min().item()} s was offered at {now_s} s;"
@@ -407,7 +434,7 @@ def _joined(waiting: Packets, packets: Packets, now_s: float) -> Packets:
     return Packets.concatenate(waiting, packets)
 
 
-def _deliveries(
+def outcome(
     packets: Packets,
     arrived_s: Tensor,
     sent_bits: Tensor,

@@ -28,6 +28,7 @@ from defiance.link import (
 )
 from defiance.radio.channels import BinarySymmetric
 from defiance.radio.links import ChannelLink
+from defiance.scene.replay import ReplayLink
 from defiance.seeding import Stream, stream
 
 RNG = stream(3, "link")
@@ -37,6 +38,16 @@ LINKS: list[Any] = [
     pytest.param(LossyLink(0.05, loss_probability=0.3, tx_energy_j_per_bit=1e-6), 0.05, id="lossy"),
     pytest.param(BackhaulLink(20_000.0, 0.02, energy_j_per_bit=1e-8), 0.02, id="backhaul"),
     pytest.param(BackhaulLink(1e12, 0.0, header_bits=0), 0.0, id="fast-backhaul"),
+    pytest.param(
+        ReplayLink(
+            torch.tensor([0.0, 2.0, 5.0, 5.0, 90.0], dtype=torch.float64),
+            torch.tensor([20_000.0, 0.0, 0.0, 9_000.0], dtype=torch.float64),
+            delay_s=0.01,
+            rx_energy_j_per_bit=1e-8,
+        ),
+        0.01,
+        id="replay",
+    ),
     pytest.param(ChannelLink(BinarySymmetric(), 7.0, replace(BLE, bits_per_s=20_000.0)), 0.0, id="channel"),
 ]
 
