@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from defiance.network.settings import RadioConfig
-from defiance.network.world import World, draw_drop_worlds
+from defiance.network.world import World, directions, draw_drop_worlds, phases
 from defiance.radio.tr38901 import SCENARIOS
 from defiance.scene.drop import render
 from defiance.scene.streets import ROUTE_SPACING_M
@@ -64,8 +64,8 @@ def one_site(worlds: int, users: int, sectors: int, duration_s: float) -> World:
         speed_mps=torch.full((worlds, users), SPEED_KMH / 3.6),
         stop_spacing_m=torch.full((worlds, users), math.inf),
         stop_s=torch.zeros(worlds, users),
-        fading_direction=torch.cos(2 * math.pi * uniform("arrival", worlds, users, scatterers, sectors)),
-        fading_phase=uniform("phase", worlds, users, scatterers, sectors),
+        fading_direction=directions(uniform("arrival", worlds, users, scatterers, sectors)),
+        fading_phase=phases(uniform("phase", worlds, users, scatterers, sectors)),
         demand_bps=torch.full((worlds, users), DEMAND_BPS),
         background_load=torch.full((worlds, sectors), LOAD),
         key=torch.arange(worlds),

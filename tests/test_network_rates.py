@@ -12,7 +12,7 @@ from defiance.errors import DefianceError
 from defiance.network import kernel, reference
 from defiance.network.settings import DATA_SYMBOLS, SLOTS_PER_S, RadioConfig
 from defiance.network.state import NONE, State
-from defiance.network.world import World
+from defiance.network.world import World, directions, phases
 from defiance.radio.link_adaptation import BLER_TARGET, OLLA_UP_DB, lookup
 
 Step = Callable[..., State]
@@ -32,7 +32,7 @@ def fading_cell(snr_db: float, users: int, speed_mps: float) -> World:
     rng = torch.Generator().manual_seed(1)
     angle = (torch.arange(8)[:, None] + torch.rand(1, users, 1, 1, generator=rng)) / 8
     phase = torch.rand(1, users, 8, 1, generator=rng)
-    return replace(world, fading_direction=torch.cos(2 * torch.pi * angle), fading_phase=phase)
+    return replace(world, fading_direction=directions(angle), fading_phase=phases(phase))
 
 
 @both

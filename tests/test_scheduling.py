@@ -16,7 +16,7 @@ from defiance.network import kernel, reference
 from defiance.network.scheduling import band_phasors, share_cell, shares
 from defiance.network.settings import SCHEDULERS, RadioConfig
 from defiance.network.traffic import full_buffer
-from defiance.network.world import World
+from defiance.network.world import World, directions, phases
 
 both = pytest.mark.parametrize("step", [kernel.step, reference.step], ids=["kernel", "reference"])
 
@@ -96,8 +96,9 @@ def unequal(snr_db: list[float], scatterers: int = 1, seed: int = 0) -> World:
     shape = (1, users, scatterers, 1)
     if scatterers > 1:
         offset = torch.rand(1, users, 1, 1, generator=rng)
-        angle = 2 * math.pi * (torch.arange(scatterers)[:, None] + offset) / scatterers
-        world = replace(world, fading_direction=angle.cos(), fading_phase=torch.rand(shape, generator=rng))
+        angle = (torch.arange(scatterers)[:, None] + offset) / scatterers
+        phase = phases(torch.rand(shape, generator=rng))
+        world = replace(world, fading_direction=directions(angle), fading_phase=phase)
     # the SNR is the user's own through its position on a map that is linear in dB
     low, high = min(snr_db), max(snr_db) + 1e-3
     gain = torch.tensor([gain_for_snr(low), gain_for_snr(high)])[:, None].expand(2, 2, 1)

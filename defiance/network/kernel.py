@@ -30,7 +30,7 @@ from defiance.network.scheduling import LOOP, band_phasors, desk, schedule_world
 from defiance.network.settings import SCHEDULERS, SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
 from defiance.network.traffic import arrive_loop
-from defiance.network.world import World
+from defiance.network.world import TRAVELLED_PER_TURN, World
 from defiance.scene.streets import ROUTE_SPACING_M
 
 LINKS_PER_THREAD = 2**17
@@ -187,21 +187,28 @@ def _fetch(context, array, index):  # type: ignore[no-untyped-def]
     return types.void(array, index), generate
 
 
+def _turn(context, travelled, direction, phase):  # type: ignore[no-untyped-def]
+    """Phase of a ray in 2^-32 turns, modulo one: in Python's numbers a product of 32 bits has 64."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        integer = ir.IntType(32)
+        product = builder.mul(arguments[0], builder.sext(arguments[1], integer))
+        return builder.add(product, builder.shl(builder.sext(arguments[2], integer), integer(16)))
+
+    return types.int32(travelled, direction, phase), generate
+
+
 _prefetch: Any = intrinsic(_fetch)
+_ray_phase: Any = intrinsic(_turn)
 
 
 @njit(inline="always", fastmath=True)
 def _odd_sine(y):  # type: ignore[no-untyped-def]
-    """sin(2 pi y) for y in [-0.25, 0.25] turns; Taylor to the 9th order, error < 4e-6."""
-    z = np.float32(2 * math.pi) * y
-    z2 = z * z
-    return z * (
-        np.float32(1)
-        + z2
-        * (
-            np.float32(-1 / 6)
-            + z2 * (np.float32(1 / 120) + z2 * (np.float32(-1 / 5040) + z2 * np.float32(1 / 362880)))
-        )
+    """sin(2 pi y) for y in [-0.25, 0.25] turns: the best polynomial of 7th order, error < 1e-6."""
+    y2 = y * y
+    return y * (
+        np.float32(6.283164)
+        + y2 * (np.float32(-41.337142) + y2 * (np.float32(81.34077) + y2 * np.float32(-70.993427)))
     )
 
 
@@ -267,17 +274,14 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
     g00, g01 = world.gain_db[floor, i, j], world.gain_db[floor, i, right]
     g10, g11 = world.gain_db[floor, up, j], world.gain_db[floor, up, right]
     # Jakes: a sum of sinusoids per link, a function of the distance travelled alone
-    turns = state.fading_turns[w, u]
+    turns = np.int32(np.int64(state.fading_turns[w, u] * TRAVELLED_PER_TURN))
     flat_direction = world.fading_direction[w, u].reshape(waves)
     flat_phase = world.fading_phase[w, u].reshape(waves)
     for k in range(waves):
-        t = turns * np.float64(flat_direction[k]) + np.float64(flat_phase[k])
-        sine[k] = np.float32(t - np.floor(t)) - np.float32(0.5)
-    for k in range(waves):
-        half_turn = sine[k]
-        fold = np.abs(half_turn)
+        turn = np.float32(_ray_phase(turns, flat_direction[k], flat_phase[k])) * np.float32(2**-32)
+        fold = np.abs(turn)
         quarter = np.float32(0.25)
-        sine[k] = np.copysign(_odd_sine(quarter - np.abs(fold - quarter)), half_turn)
+        sine[k] = np.copysign(_odd_sine(quarter - np.abs(fold - quarter)), turn)
         cosine[k] = _odd_sine(quarter - fold)
     mean[:] = 1
     if scatterers < rays:
@@ -285,10 +289,18 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
         _specular(world.rice_factor, place, scatterers, cosine[first:], sine[first:], mean)
     real[:] = 0
     imaginary[:] = 0
-    for n in range(rays):
+    n = 0
+    while n + 4 <= rays:  # four at a time: a third of the memory traffic
+        a, b, d, e = n * cells, (n + 1) * cells, (n + 2) * cells, (n + 3) * cells
+        for c in range(cells):
+            real[c] += (cosine[a + c] + cosine[b + c]) + (cosine[d + c] + cosine[e + c])
+            imaginary[c] += (sine[a + c] + sine[b + c]) + (sine[d + c] + sine[e + c])
+        n += 4
+    while n < rays:
         for c in range(cells):
             real[c] += cosine[n * cells + c]
             imaginary[c] += sine[n * cells + c]
+        n += 1
     for c in range(cells):
         # 10^(dB/10) = 2^(whole + fraction): exponent bits and a polynomial, relative error < 3e-7
         z = w00 * g00[c] + w01 * g01[c] + w10 * g10[c] + w11 * g11[c]
@@ -451,13 +463,15 @@ def _advance(w, first, end, world, state, radio, efficiency, buffers):  # type: 
     rays, cells = world.fading_direction.shape[2:]
     now_s = state.clock_steps[w] * radio.step_s
     if first < end:
-        next_turns = state.fading_turns[w, first]
-        ahead = _move(w, first, world, state, radio)
-        for u in range(first, end):
-            place, last_turns = ahead, next_turns
-            if u + 1 < end:
-                next_turns = state.fading_turns[w, u + 1]
-                ahead = _move(w, u + 1, world, state, radio)
+        next_u = np.uint32(first)
+        next_turns = state.fading_turns[w, next_u]
+        ahead = _move(w, next_u, world, state, radio)
+        for number in range(first, end):
+            u, place, last_turns = next_u, ahead, next_turns
+            if number + 1 < end:
+                next_u = np.uint32(number + 1)
+                next_turns = state.fading_turns[w, next_u]
+                ahead = _move(w, next_u, world, state, radio)
             arrive_loop(w, u, world, state, now_s)
             total = _receive(w, u, place, world, state, radio, buffers)
             if not _follow(w, u, received, total, state, radio):
@@ -491,7 +505,8 @@ def _run(  # type: ignore[no-untyped-def]
 
     The one way into both loops: another would round in other places, and threads would change results.
     """
-    for w in range(first, end):
+    for number in range(first, end):
+        w = np.uint32(number)  # without a sign, no index counts from the end
         for _ in range(steps):
             _advance(w, first_user, end_user, world, state, radio, efficiency, buffers)
             if schedules:

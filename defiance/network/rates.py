@@ -23,6 +23,7 @@ from torch import Tensor
 
 from defiance.network.settings import DATA_SYMBOLS, SLOTS_PER_S, RadioConfig
 from defiance.network.state import State
+from defiance.network.world import TRAVELLED_PER_TURN
 from defiance.radio.link_adaptation import (
     BLER_TARGET,
     FIRST_DB,
@@ -95,8 +96,9 @@ def late_power(w, u, cell, turns, world, cosine, sine):  # type: ignore[no-untyp
     for n in range(rays):
         k = n * cells + cell
         amplitude = math.sqrt(cosine[k] * cosine[k] + sine[k] * sine[k])
-        direction, phase = world.fading_direction[w, u, n, cell], world.fading_phase[w, u, n, cell]
-        angle = 2 * math.pi * (turns * np.float64(direction) + np.float64(phase))
+        direction, phase = np.int64(world.fading_direction[w, u, n, cell]), world.fading_phase[w, u, n, cell]
+        turn = (np.int64(turns * TRAVELLED_PER_TURN) * direction + np.int64(phase) * 65536) & 0xFFFFFFFF
+        angle = 2 * math.pi / 2**32 * turn
         x += amplitude * math.cos(angle)
         y += amplitude * math.sin(angle)
     return x * x + y * y

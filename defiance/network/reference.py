@@ -17,7 +17,7 @@ from defiance.network.scheduling import LEAST_MEAN_BPS, band_phasors, shares
 from defiance.network.settings import SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
 from defiance.network.traffic import arrive, depart
-from defiance.network.world import World
+from defiance.network.world import TRAVELLED_PER_TURN, World
 from defiance.scene.streets import ROUTE_SPACING_M
 
 
@@ -100,8 +100,9 @@ def rays(world: World, fading_turns: Tensor, rice: Tensor | None = None) -> Tens
         fading_turns: wavelengths travelled, `[W, U]` float64.
         rice: K of every link, linear, `[W, U, C]`, if the last ray is specular.
     """
-    turns = fading_turns[..., None, None] * world.fading_direction + world.fading_phase
-    angle = (2 * math.pi * (turns - torch.floor(turns))).float()
+    travelled = (fading_turns * TRAVELLED_PER_TURN).long()[..., None, None]
+    phase = travelled * world.fading_direction + world.fading_phase.long() * 2**16
+    angle = (2 * math.pi / 2**32 * (phase & (2**32 - 1))).float()
     ray = torch.polar(torch.ones_like(angle), angle)
     if rice is None:
         return ray / math.sqrt(ray.shape[-2])

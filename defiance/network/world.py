@@ -28,6 +28,9 @@ STOP_SPACING_M = {"pedestrian": float("inf"), "bus": 400.0, "car": float("inf")}
 STOP_S = {"pedestrian": 0.0, "bus": 10.0, "car": 0.0}
 K_CORRELATION_M = {"uma": 12.0, "umi": 15.0, "rma": 40.0, "inh": 4.0}  # TR 38.901 table 7.5-6, line of sight
 WALK_KMH = 3.0  # TR 38.901 table 7.2-1
+# A ray's phase is whole numbers of 2^-32 turns, so that it is exact after any distance: phase and direction
+# have 16 bits, the distance in wavelengths is rounded to 2^-17.
+PHASE_PER_TURN, DIRECTION_PER_UNIT, TRAVELLED_PER_TURN = 2**16, 2**15, 2**17
 # What all worlds of a batch have in common.
 SHARED = ("gain_db", "origin_m", "resolution_m", "lattice_m", "carrier_hz", "cell_site", "rice_factor")
 
@@ -49,8 +52,10 @@ class World:
         speed_mps: speed between stops, `[W, U]`.
         stop_spacing_m: distance between two stops, `[W, U]` (inf: never stops).
         stop_s: time at a stop, `[W, U]`.
-        fading_direction: cosine of the angle between movement and scatterer, `[W, U, N, C]`.
-        fading_phase: initial phase in turns, `[W, U, N, C]`.
+        fading_direction: cosine of the angle between movement and scatterer in units of
+            1 / `DIRECTION_PER_UNIT`, `[W, U, N, C]` int16 (see `directions`).
+        fading_phase: initial phase in units of 1 / `PHASE_PER_TURN` turns, `[W, U, N, C]` int16 (see
+            `phases`).
         demand_bps: finite traffic demand, `[W, U]`.
         background_load: share of PRBs that users outside the simulation occupy, `[W, C]`.
         key: makes a message's draw the world's own, wherever it stands in the batch, `[W]` int64.
@@ -239,9 +244,20 @@ def rician(world: World, rice_factor: Tensor, streams: list[Stream]) -> World:
     return replace(
         world,
         rice_factor=rice_factor,
-        fading_direction=torch.cat([world.fading_direction, torch.cos(2 * torch.pi * angle)], 2),
-        fading_phase=torch.cat([world.fading_phase, phase], 2),
+        fading_direction=torch.cat([world.fading_direction, directions(angle)], 2),
+        fading_phase=torch.cat([world.fading_phase, phases(phase)], 2),
     )
+
+
+def directions(angle_turns: Tensor) -> Tensor:
+    """`World.fading_direction` of angles between movement and scatterer, in turns; the same shape, int16."""
+    cosine = torch.cos(2 * torch.pi * angle_turns)
+    return (cosine * DIRECTION_PER_UNIT).round().clamp(max=DIRECTION_PER_UNIT - 1).short()
+
+
+def phases(phase_turns: Tensor) -> Tensor:
+    """`World.fading_phase` of phases in turns; the same shape, int16."""
+    return (phase_turns * PHASE_PER_TURN).floor().int().short()
 
 
 def drop_rice_factor(drop: Drop, stream: Stream) -> Tensor:
@@ -270,17 +286,16 @@ def _draws(
     config: RadioConfig, streams: list[Stream], users: int, cells: int, load: float
 ) -> dict[str, Tensor]:
     """Fading, background load and key of every world."""
-    # by far the largest of all that is drawn, so in place
     n = config.scatterers
-    direction = torch.empty(len(streams), users, n, cells)
-    phase = torch.empty(len(streams), users, n, cells)
+    direction = torch.empty(len(streams), users, n, cells, dtype=torch.int16)
+    phase = torch.empty_like(direction)
     background, key = [], []
     for w, stream in enumerate(streams):
         rng = stream.child("fading").generator()
         offset = torch.rand(users, 1, cells, generator=rng)
-        torch.add(torch.arange(n)[None, :, None], offset, out=direction[w])
-        direction[w].div_(n).mul_(2 * torch.pi).cos_()
-        torch.rand(users, n, cells, generator=rng, out=phase[w])
+        for part in torch.arange(users).split(2**12):  # by far the largest of all that is drawn
+            direction[w, part] = directions((torch.arange(n)[:, None] + offset[part]) / n)
+            phase[w, part] = phases(torch.rand(len(part), n, cells, generator=rng))
         rng = stream.child("load").generator()
         spread = 0.8 + 0.4 * torch.rand(cells, generator=rng)
         background.append((load * spread).clamp(max=1) if load < 1 else torch.ones(cells))
