@@ -183,18 +183,22 @@ def trace(
     name: Annotated[str, typer.Argument(help="City of Sionna RT, such as etoile, or a Mitsuba .xml file.")],
     sites: Annotated[
         Path | None,
-        typer.Option(help="CSV: name,x_m,y_m,height_m,azimuth_deg,tilt_deg.", show_default="on roofs"),
+        typer.Option(help="CSV, a row per sector; see docs/environments.md.", show_default="on roofs"),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="NAME.npz")] = None,
 ) -> None:
     """Trace a city by rays (extra `rt`); a study takes it with --set scene=FILE."""
+    from defiance.scene.sites import read_sites, strongest_dbm
     from defiance.scene.trace import trace as trace_city
 
+    power_dbm = strongest_dbm(read_sites(sites)) if sites else None
     out = out or Path(Path(name).stem + ".npz")
     progress = _Progress(shown=True)
     with progress, progress.task(f"tracing {name}", total=1) as task:
         scene = trace_city(name, sites, out, progress=lambda done, total: task.advance(bool(done) / total))
     print(f"{out}: {len(scene.cell_site)} sectors on {len(scene.site_position_m)} sites; {scene.attribution}")
+    if power_dbm is not None:
+        print(f"its strongest sector sends {power_dbm:g} dBm: --set radio.tx_power_dbm={power_dbm:g}")
 
 
 @app.command()

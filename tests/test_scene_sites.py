@@ -5,9 +5,17 @@ from hypothesis import strategies as st
 from scenes import blocks
 
 from defiance.errors import DefianceError
-from defiance.scene.sites import Sector, Terrain, read_sites, rooftop_sites
+from defiance.scene.sites import (
+    Sector,
+    Terrain,
+    read_sites,
+    relative_power_db,
+    rooftop_sites,
+    strongest_dbm,
+)
 
 HEADER = "name,x_m,y_m,height_m,azimuth_deg,tilt_deg\n"
+FULL = HEADER[:-1] + ",power_dbm,carrier_mhz,cell\n"
 
 
 @pytest.fixture
@@ -31,6 +39,15 @@ def test_columns_may_come_in_any_order_among_others(plan):
     assert read_sites(plan) == (Sector("a", 1.0, 2.0, 3.0, 4.0, 6.0),)
 
 
+def test_power_carrier_and_cell_may_be_told(plan):
+    plan.write_text(FULL + "a,1,2,3,4,5,46,3500,87761409\nb,9,2,3,4,5,40,3500,87761410\n")
+    sectors = read_sites(plan)
+    assert sectors[0] == Sector("a", 1.0, 2.0, 3.0, 4.0, 5.0, 46.0, 3500.0, 87761409)
+    assert relative_power_db(sectors) == [0.0, -6.0] and strongest_dbm(sectors) == 46.0
+    plan.write_text(HEADER + "a,1,2,3,4,5\n")
+    assert relative_power_db(read_sites(plan)) == [0.0] and strongest_dbm(read_sites(plan)) is None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -42,6 +59,16 @@ def test_columns_may_come_in_any_order_among_others(plan):
         (HEADER + "a,nan,2,3,4,5\n", "row 2, column x_m: nan is not within"),
         (HEADER + "a,1,2,3,4,95\n", "row 2, column tilt_deg: 95 is not within -90 ... 90"),
         (HEADER + ",1,2,3,4,5\n", "row 2, column name: is empty"),
+        (FULL + "a,1,2,3,4,5,46,3500,7.5\n", "row 2, column cell: 7.5 is not a whole number"),
+        (FULL + "a,1,2,3,4,5,,3500,7\n", "row 2, column power_dbm: '' is not a number"),
+        (
+            FULL + "a,1,2,3,4,5,46,3500,7\na,1,2,3,90,5,46,700,8\n",
+            "row 3, column carrier_mhz: 700, but the first row has 3500",
+        ),
+        (
+            FULL + "a,1,2,3,4,5,46,700,7\na,1,2,3,90,5,46,700,7\n",
+            "row 3, column cell: 7 is in an earlier row",
+        ),
         (HEADER + "a,1,2,3,4,5\na,1,9,3,4,5\n", "row 3, column y_m: site a has 2 in an earlier row"),
     ],
 )

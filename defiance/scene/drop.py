@@ -7,6 +7,7 @@ site share them, floors don't.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -119,8 +120,8 @@ def _hexagonal(
     gain_db = torch.empty(1 + storeys, size, size, 3 * HEX_SITES)
     los = torch.empty(1 + storeys, size, size, HEX_SITES, dtype=torch.bool)
     for floor in range(1 + storeys):
-        site = _Site.around(scenario, carrier_hz, tilt_deg, floor, offset_m)
-        fields = _Fields(scenario, floor, stream, size, size, lattice_m)
+        site = SiteGain.around(scenario, carrier_hz, floor, offset_m, tilts_deg=[tilt_deg] * 3)
+        fields = Fields(scenario, floor, stream, size, size, lattice_m)
         for n, (column, row) in enumerate(shifts):
             gain, sight = site.drawn(*fields.of_site(n))
             there = (row * detail, column * detail)
@@ -137,12 +138,12 @@ def _office(scenario: Scenario, carrier_hz: float, stream: Stream, tilt_deg: flo
     margin = round(6 * scenario.los_correlation_m / OFFICE_RESOLUTION_M)
     spacing = OFFICE_RESOLUTION_M * torch.eye(2, dtype=torch.float64)
     torus_m = spacing * torch.tensor([[columns + margin], [rows + margin]])
-    fields = _Fields(scenario, 0, stream, rows + margin, columns + margin, torus_m)
+    fields = Fields(scenario, 0, stream, rows + margin, columns + margin, torus_m)
     grid_m = torus_grid(rows + margin, columns + margin, torus_m)[:rows, :columns]
     place_m = torch.tensor(OFFICE_SITES_M, dtype=torch.float64)
     drawn = []
     for n, place in enumerate(place_m):
-        site = _Site.around(scenario, carrier_hz, tilt_deg, 0, grid_m - place)
+        site = SiteGain.around(scenario, carrier_hz, 0, grid_m - place, tilts_deg=[tilt_deg] * 3)
         drawn.append(site.drawn(*(field[:rows, :columns] for field in fields.of_site(n))))
     gain_db = torch.cat([gain for gain, _ in drawn], -1)[None]
     los = torch.stack([sight for _, sight in drawn], -1)[None]
@@ -178,8 +179,8 @@ def _drop(
 
 
 @dataclass(frozen=True)
-class _Site:
-    """What the standard says about every place around a site, [rows, cols] each; `pattern_db` [..., 3]."""
+class SiteGain:
+    """What the standard says about places around a site, [rows, cols] each; `pattern_db` [..., sectors]."""
 
     scenario: Scenario
     carrier_hz: float
@@ -194,14 +195,32 @@ class _Site:
 
     @classmethod
     def around(
-        cls, scenario: Scenario, carrier_hz: float, tilt_deg: float, floor: int, offset_m: Tensor
-    ) -> "_Site":
-        """Evaluate the formulas at places `offset_m`, [rows, cols, 2], from the site."""
+        cls,
+        scenario: Scenario,
+        carrier_hz: float,
+        floor: int,
+        offset_m: Tensor,
+        *,
+        tilts_deg: Sequence[float],
+        azimuths_deg: Sequence[float] = AZIMUTHS_DEG,
+    ) -> "SiteGain":
+        """Evaluate the formulas at places around a site.
+
+        Args:
+            scenario: whose formulas, and height of the antennas.
+            carrier_hz: carrier frequency.
+            floor: on which users are; 0 is outdoors.
+            offset_m: places from the site, [rows, cols, 2].
+            tilts_deg: zenith angle to which each sector's column is steered.
+            azimuths_deg: each sector's, clockwise from north.
+        """
         height_m = floor_height_m(scenario, floor)
         distance_m = offset_m.norm(dim=-1).clamp(min=1.0)
         east_deg = torch.rad2deg(torch.atan2(offset_m[..., 0], offset_m[..., 1]))
         zenith_deg = torch.rad2deg(torch.atan2(distance_m, torch.tensor(height_m - scenario.station_m)))
-        element_db = element_gain_db(zenith_deg[..., None], east_deg[..., None] - torch.tensor(AZIMUTHS_DEG))
+        element_db = element_gain_db(zenith_deg[..., None], east_deg[..., None] - torch.tensor(azimuths_deg))
+        columns_db = {tilt_deg: column_gain_db(zenith_deg, tilt_deg) for tilt_deg in set(tilts_deg)}
+        column_db = torch.stack([columns_db[tilt_deg] for tilt_deg in tilts_deg], -1)
         sigma_db = los_sigma_db(scenario, distance_m, height_m, carrier_hz)
         where = (distance_m, height_m, scenario.station_m, carrier_hz)
         return cls(
@@ -214,15 +233,15 @@ class _Site:
             nlos_loss_db=scenario.nlos_loss_db(*where).float(),
             los_sigma_db=torch.full_like(sigma_db, scenario.o2i.sigma_db) if floor else sigma_db,
             nlos_sigma_db=scenario.o2i.sigma_db if floor else scenario.nlos.sigma_db,
-            pattern_db=(element_db + column_gain_db(zenith_deg, tilt_deg)[..., None]).float(),
+            pattern_db=(element_db + column_db).float(),
         )
 
     def drawn(self, sight: Tensor, los_shadow: Tensor, nlos_shadow: Tensor) -> tuple[Tensor, Tensor]:
-        """Gain of the three sectors [rows, cols, 3] and line of sight [rows, cols] for three fields."""
+        """Gain of the sectors [rows, cols, sectors] and line of sight [rows, cols] for three fields."""
         quantile = torch.special.ndtr(sight)
         los = quantile < self.probability
         loss_db = self.los_loss_db
-        if self.scenario is UMA and self.height_m > 13:
+        if self.scenario.name == UMA.name and self.height_m > 13:
             # Under line of sight quantile / probability is uniform again: a draw that is the place's own.
             roof_m = environment_height_m(self.distance_m, self.height_m, quantile / self.probability)
             loss_db = self.scenario.los_loss_db(
@@ -239,7 +258,7 @@ class _Site:
 # --- fields over an area ---
 
 
-class _Fields:
+class Fields:
     """Normal fields of a floor: what decides line of sight, shadowing under it, shadowing without it."""
 
     def __init__(

@@ -1,6 +1,7 @@
 """Where antennas stand: a hexagonal plan on roofs, or a table of one's own."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,16 @@ TILT_DEG = 10.0
 OPEN_M = 0.5  # what is lower doesn't count as a building
 MAST_M = 10.0  # antenna above the edge of its roof
 COLUMNS = ("name", "x_m", "y_m", "height_m", "azimuth_deg", "tilt_deg")
+OPTIONAL = ("power_dbm", "carrier_mhz", "cell")
 LIMITS = {
     "x_m": (-1e5, 1e5),
     "y_m": (-1e5, 1e5),
     "height_m": (0.0, 1000.0),
     "azimuth_deg": (-360.0, 360.0),
     "tilt_deg": (-90.0, 90.0),
+    "power_dbm": (-30.0, 80.0),
+    "carrier_mhz": (400.0, 100_000.0),
+    "cell": (0, 2**53),
 }
 
 
@@ -31,6 +36,8 @@ class Sector:
     """One antenna panel: the site it hangs on, where that is, and where the panel looks.
 
     `height_m` is above the ground below the site; azimuth is clockwise from north, tilt below the horizon.
+    What follows them is None where the plan doesn't say: transmit power, carrier, and the cell's identity in
+    the network, by which measured drives name it.
     """
 
     site: str
@@ -39,6 +46,9 @@ class Sector:
     height_m: float
     azimuth_deg: float
     tilt_deg: float
+    power_dbm: float | None = None
+    carrier_mhz: float | None = None
+    cell: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,17 +79,18 @@ class Terrain:
 def read_sites(path: Path) -> tuple[Sector, ...]:
     """Read a site plan: CSV, one row per sector, columns name, x_m, y_m, height_m, azimuth_deg, tilt_deg.
 
-    Rows of one name are the sectors of one site and share its place and height.
+    Columns power_dbm, carrier_mhz and cell may follow, and then every row fills them. Rows of one name are
+    the sectors of one site and share its place and height; all rows share the carrier.
 
     Raises:
-        DefianceError: the file can't be read, a column is missing, or a value is no number within its
-            range; file, row and column are named.
+        DefianceError: the file can't be read, a column is missing, a value is no number within its range, or
+            two rows contradict each other; file, row and column are named.
     """
     header, lines = read_table(path, COLUMNS, "a site plan")
     sectors: list[Sector] = []
     for row, line in lines:
-        sectors.append(_sector(dict(zip(header, line, strict=False)), f"{path}, row {row}"))
-        _check_same_site(sectors, f"{path}, row {row}")
+        sectors.append(_sector(dict(zip(header, line, strict=False)), header, f"{path}, row {row}"))
+        _check_agreement(sectors, f"{path}, row {row}")
     if not sectors:
         raise DefianceError(f"{path}: holds no sector; add one row per sector below {','.join(COLUMNS)}")
     return tuple(sectors)
@@ -122,20 +133,38 @@ def rooftop_sites(terrain: Terrain) -> tuple[Sector, ...]:
     return tuple(sectors)
 
 
-def _sector(row: dict[str, str], where: str) -> Sector:
-    numbers = {}
+def relative_power_db(plan: Sequence[Sector]) -> list[float]:
+    """Each sector's power over the strongest one's; 0 where the plan gives none."""
+    strongest = strongest_dbm(plan)
+    if strongest is None:
+        return [0.0] * len(plan)
+    return [sector.power_dbm - strongest for sector in plan if sector.power_dbm is not None]
+
+
+def strongest_dbm(plan: Sequence[Sector]) -> float | None:
+    """The highest power of a plan, None if it gives none."""
+    return max((sector.power_dbm for sector in plan if sector.power_dbm is not None), default=None)
+
+
+def _sector(row: dict[str, str], header: list[str], where: str) -> Sector:
+    numbers: dict[str, float] = {}
     for column, (low, high) in LIMITS.items():
+        if column in OPTIONAL and column not in header:
+            continue
         try:
             numbers[column] = number(row.get(column, ""), low, high)
         except ValueError as error:
             raise DefianceError(f"{where}, column {column}: {error}") from None
     if not row["name"]:
         raise DefianceError(f"{where}, column name: is empty; name the site")
-    return Sector(row["name"], **numbers)
+    cell = numbers.pop("cell", None)
+    if cell is not None and not cell.is_integer():
+        raise DefianceError(f"{where}, column cell: {row['cell']} is not a whole number")
+    return Sector(row["name"], **numbers, cell=None if cell is None else int(cell))
 
 
-def _check_same_site(sectors: list[Sector], where: str) -> None:
-    """Refuse a last sector whose site stood somewhere else in an earlier row."""
+def _check_agreement(sectors: list[Sector], where: str) -> None:
+    """Refuse a last sector that contradicts an earlier row."""
     new = sectors[-1]
     first = next(sector for sector in sectors if sector.site == new.site)
     for column in ("x_m", "y_m", "height_m"):
@@ -144,3 +173,10 @@ def _check_same_site(sectors: list[Sector], where: str) -> None:
                 f"{where}, column {column}: site {new.site} has {getattr(first, column):g} in an earlier row;"
                 " sectors of one site share its place"
             )
+    if new.carrier_mhz != sectors[0].carrier_mhz:
+        raise DefianceError(
+            f"{where}, column carrier_mhz: {new.carrier_mhz:g}, but the first row has"
+            f" {sectors[0].carrier_mhz:g}; make one plan per carrier"
+        )
+    if new.cell is not None and new.cell in [sector.cell for sector in sectors[:-1]]:
+        raise DefianceError(f"{where}, column cell: {new.cell} is in an earlier row, too")

@@ -20,7 +20,14 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt
 
 from defiance.errors import DefianceError
 from defiance.scene.city import FLOOR_DB, Scene, load, save
-from defiance.scene.sites import OPEN_M, Sector, Terrain, read_sites, rooftop_sites
+from defiance.scene.sites import (
+    OPEN_M,
+    Sector,
+    Terrain,
+    read_sites,
+    relative_power_db,
+    rooftop_sites,
+)
 
 CARRIER_HZ = 3.5e9
 USER_HEIGHT_M = 1.5  # TR 38.901 table 7.2-1
@@ -62,7 +69,8 @@ def trace(
 
     Args:
         scene_name: a scene of Sionna RT ("munich", "etoile", ...) or the path of a Mitsuba .xml file.
-        sites: a site plan (see `read_sites`); none puts seven sites of three sectors on roofs.
+        sites: a site plan (see `read_sites`); none puts seven sites of three sectors on roofs. What a
+            sector's power lacks to the strongest one's goes into its path gain.
         out: the .npz file to write.
         resolution_m: spacing of the grid.
         samples_per_tx: rays per sector.
@@ -82,7 +90,10 @@ def trace(
     _check_writable(out)
     planned = read_sites(sites) if sites is not None else None
     rt = _sionna_rt()
-    city = _load_city(rt, scene_name)
+    carrier_hz = CARRIER_HZ
+    if planned and planned[0].carrier_mhz is not None:
+        carrier_hz = planned[0].carrier_mhz * 1e6
+    city = _load_city(rt, scene_name, carrier_hz)
     terrain = _survey(city, extent_m, resolution_m)
     plan = planned or rooftop_sites(terrain)
     positions_m, cell_site = _antennas(plan, terrain)
@@ -91,7 +102,7 @@ def trace(
     outdoor = open_sky & _mostly(_built_up(city, terrain))
     if not outdoor.any():
         raise DefianceError(f"{scene_name}: the traced area has no outdoor place")
-    gains_db = []
+    gains_db, power_db = [], relative_power_db(plan)
     progress(0, len(plan))
     for number, sector in enumerate(plan):
         gain = _sector_gain(
@@ -104,7 +115,7 @@ def trace(
             max_depth,
             seed + number,
         )
-        gains_db.append(_average_db(gain, terrain.open_sky, open_sky))
+        gains_db.append(_average_db(gain, terrain.open_sky, open_sky) + power_db[number])
         progress(number + 1, len(plan))
 
     save(
@@ -118,7 +129,7 @@ def trace(
             cell_site=torch.tensor(cell_site),
             azimuth_deg=torch.tensor([sector.azimuth_deg for sector in plan]),
             tilt_deg=torch.tensor([sector.tilt_deg for sector in plan]),
-            carrier_hz=CARRIER_HZ,
+            carrier_hz=carrier_hz,
             attribution=_attribution(scene_name, samples_per_tx, max_depth, seed),
         ),
         out,
@@ -161,7 +172,7 @@ def _sionna_rt() -> Any:
     return rt
 
 
-def _load_city(rt: Any, scene_name: str) -> Any:
+def _load_city(rt: Any, scene_name: str, carrier_hz: float) -> Any:
     """Load a Sionna RT scene with carrier and antenna element set."""
     known = sorted(key for key, value in vars(rt.scene).items() if str(value).endswith(".xml"))
     own = Path(scene_name)
@@ -171,9 +182,9 @@ def _load_city(rt: Any, scene_name: str) -> Any:
         )
     try:
         city = rt.load_scene(getattr(rt.scene, scene_name) if scene_name in known else str(own))
-    except Exception as error:  # whatever a Mitsuba file can be wrong in
+        city.frequency = carrier_hz
+    except Exception as error:  # whatever a Mitsuba file can be wrong in, or a material at that carrier
         raise DefianceError(f"{scene_name}: Sionna RT can't load it: {error}") from error
-    city.frequency = CARRIER_HZ
     city.tx_array = rt.PlanarArray(
         num_rows=1,
         num_cols=1,
