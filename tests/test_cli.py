@@ -213,8 +213,10 @@ def test_trace_writes_a_scene_and_says_what_is_in_it(
         return scene.load(out)
 
     monkeypatch.setattr("defiance.scene.trace.trace", traced)
+    Path("sites.csv").write_text("name,x_m,y_m,height_m,azimuth_deg,tilt_deg,power_dbm\na,1,2,3,4,5,46\n")
     status, out, _ = defiance("trace", "rome.xml", "--sites", "sites.csv")
     assert status == 0 and out.startswith("rome.npz: 21 sectors on 7 sites; ")
+    assert "--set radio.tx_power_dbm=46" in out
     assert scene.load("rome.npz").name == "munich"
 
 
