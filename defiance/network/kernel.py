@@ -19,13 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 from torch import Tensor
 
 from defiance.network import rates
+from defiance.network.intrinsics import prefetch, ray_phase
 from defiance.network.scheduling import LOOP, band_phasors, desk, schedule_world
 from defiance.network.settings import SCHEDULERS, SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
@@ -38,7 +36,7 @@ LINKS_PER_THREAD = 2**17
 
 # What the loop reads: arrays and numbers by their dataclass's names, the configuration in linear units and
 # whole steps.
-_World = namedtuple("_World", [f.name for f in fields(World)])  # type: ignore[misc]
+_World = namedtuple("_World", [*(f.name for f in fields(World)), "map_shape"])  # type: ignore[misc]
 _State = namedtuple("_State", [f.name for f in fields(State)])  # type: ignore[misc]
 _Radio = namedtuple(
     "_Radio",
@@ -82,7 +80,7 @@ def step_in_place(world: World, state: State, config: RadioConfig, steps: int = 
     phasors = band_phasors(rays, bool(world.rice_factor.numel()), config).numpy()
     bands = config.bands
     arguments = (
-        _World(**_arrays(world) | {"lattice_m": _to_lattice(world)}),
+        _flat(world),
         _State(**_arrays(state)),
         _radio(config, world.carrier_hz, phasors),
         np.empty((worlds, users, bands), np.float32),
@@ -128,6 +126,16 @@ def _arrays(of: World | State) -> dict[str, Any]:
     return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
+def _flat(world: World) -> Any:
+    """The world for the loop: maps with one axis, rays and cells as one, which are looked up fastest."""
+    arrays = _arrays(world)
+    for name in ("gain_db", "rice_factor"):
+        arrays[name] = arrays[name].reshape(-1)
+    for name in ("fading_direction", "fading_phase"):
+        arrays[name] = arrays[name].reshape(*world.shape[:2], -1)
+    return _World(**arrays | {"lattice_m": _to_lattice(world)}, map_shape=tuple(world.gain_db.shape[1:3]))
+
+
 def _to_lattice(world: World) -> Any:
     """What turns a place into shares of the lattice's vectors, `[2, 2]`; zeros for a map with borders."""
     if world.lattice_m is None:
@@ -171,37 +179,6 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 os.register_at_fork(after_in_child=_pool.cache_clear)  # threads don't survive a fork
 
 
-def _fetch(context, array, index):  # type: ignore[no-untyped-def]
-    """Asks for the cache line of a flat array's element, which may lie beyond its end."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        integer = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, integer, integer, integer])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
-        read, keep, is_data = integer(0), integer(3), integer(1)
-        builder.call(function, [place, read, keep, is_data])
-        return context.get_dummy_value()
-
-    return types.void(array, index), generate
-
-
-def _turn(context, travelled, direction, phase):  # type: ignore[no-untyped-def]
-    """Phase of a ray in 2^-32 turns, modulo one: in Python's numbers a product of 32 bits has 64."""
-
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        integer = ir.IntType(32)
-        product = builder.mul(arguments[0], builder.sext(arguments[1], integer))
-        return builder.add(product, builder.shl(builder.sext(arguments[2], integer), integer(16)))
-
-    return types.int32(travelled, direction, phase), generate
-
-
-_prefetch: Any = intrinsic(_fetch)
-_ray_phase: Any = intrinsic(_turn)
-
-
 @njit(inline="always", fastmath=True)
 def _odd_sine(y):  # type: ignore[no-untyped-def]
     """sin(2 pi y) for y in [-0.25, 0.25] turns: the best polynomial of 7th order, error < 1e-6."""
@@ -214,9 +191,9 @@ def _odd_sine(y):  # type: ignore[no-untyped-def]
 
 @njit(inline="always", fastmath=True)
 def _move(w, u, world, state, radio):  # type: ignore[no-untyped-def]
-    """Moves a user; returns where it is on the gain map.
+    """Moves a user; returns where the map has its four points around it, and its weights of these.
 
-    That is floor, row and column, the next row and column, and the parts on the way to these.
+    They lie at row and column, row and next column, next row and column, next row and next column.
     """
     # a stop lasts stop_s every stop_spacing_m
     speed = 0.0
@@ -237,7 +214,7 @@ def _move(w, u, world, state, radio):  # type: ignore[no-untyped-def]
     part = along - point
     x = world.route_m[w, u, point, 0] * (1 - part) + world.route_m[w, u, point + 1, 0] * part
     y = world.route_m[w, u, point, 1] * (1 - part) + world.route_m[w, u, point + 1, 1] * part
-    _, rows, columns, cells = world.gain_db.shape
+    (rows, columns), cells = world.map_shape, state.load.shape[1]
     east, north = x - world.origin_m[0], y - world.origin_m[1]
     share = world.lattice_m
     if share[0, 0] != 0 or share[0, 1] != 0:
@@ -250,35 +227,28 @@ def _move(w, u, world, state, radio):  # type: ignore[no-untyped-def]
         row = min(max(north / world.resolution_m, 0.0), rows - 1.000001)
     i, j = min(int(row), rows - 1), min(int(column), columns - 1)
     up, right = (i + 1) % rows, (j + 1) % columns
+    row_at, up_at = (world.floor[w, u] * rows + i) * columns, (world.floor[w, u] * rows + up) * columns
+    corners = (row_at + j) * cells, (row_at + right) * cells, (up_at + j) * cells, (up_at + right) * cells
     # the map is large and users are scattered: have their corners fetched while others are computed
-    floor = world.floor[w, u]
-    flat_gain = world.gain_db.reshape(world.gain_db.size)
     for c in range(0, 2 * cells + 15, 16):
-        _prefetch(flat_gain, ((floor * rows + i) * columns + j) * cells + c)
-        _prefetch(flat_gain, ((floor * rows + up) * columns + j) * cells + c)
-    return floor, i, j, up, right, np.float32(row - i), np.float32(column - j)
+        prefetch(world.gain_db, corners[0] + c)
+        prefetch(world.gain_db, corners[2] + c)
+    one, fy, fx = np.float32(1), np.float32(row - i), np.float32(column - j)
+    return corners, ((one - fy) * (one - fx), (one - fy) * fx, fy * (one - fx), fy * fx)
 
 
 @njit(inline="always", fastmath=True)
 def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-untyped-def]
     """Received power of every cell, its mean and the rays into the buffers; returns the loaded cells' sum."""
     received, mean, exponent, power_of_two, real, imaginary, cosine, sine = buffers
-    _, _, rays, cells = world.fading_direction.shape
+    rays, cells = radio.phasors.shape[1], len(received)
     scatterers = rays - 1 if world.rice_factor.size else rays
     waves = rays * cells
-    # bilinear path gain in dB
-    floor, i, j, up, right, fy, fx = place
-    one, log2_scale = np.float32(1), np.float32(math.log2(10) / 10)
-    w00, w01 = log2_scale * (one - fy) * (one - fx), log2_scale * (one - fy) * fx
-    w10, w11 = log2_scale * fy * (one - fx), log2_scale * fy * fx
-    g00, g01 = world.gain_db[floor, i, j], world.gain_db[floor, i, right]
-    g10, g11 = world.gain_db[floor, up, j], world.gain_db[floor, up, right]
     # Jakes: a sum of sinusoids per link, a function of the distance travelled alone
     turns = np.int32(np.int64(state.fading_turns[w, u] * TRAVELLED_PER_TURN))
-    flat_direction = world.fading_direction[w, u].reshape(waves)
-    flat_phase = world.fading_phase[w, u].reshape(waves)
+    direction, phase = world.fading_direction[w, u], world.fading_phase[w, u]
     for k in range(waves):
-        turn = np.float32(_ray_phase(turns, flat_direction[k], flat_phase[k])) * np.float32(2**-32)
+        turn = np.float32(ray_phase(turns, direction[k], phase[k])) * np.float32(2**-32)
         fold = np.abs(turn)
         quarter = np.float32(0.25)
         sine[k] = np.copysign(_odd_sine(quarter - np.abs(fold - quarter)), turn)
@@ -301,6 +271,13 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
             real[c] += cosine[n * cells + c]
             imaginary[c] += sine[n * cells + c]
         n += 1
+    # bilinear path gain in dB
+    corners, weights = place
+    log2_scale = np.float32(math.log2(10) / 10)
+    w00, w01 = log2_scale * weights[0], log2_scale * weights[1]
+    w10, w11 = log2_scale * weights[2], log2_scale * weights[3]
+    g00, g01 = world.gain_db[corners[0] :], world.gain_db[corners[1] :]
+    g10, g11 = world.gain_db[corners[2] :], world.gain_db[corners[3] :]
     for c in range(cells):
         # 10^(dB/10) = 2^(whole + fraction): exponent bits and a polynomial, relative error < 3e-7
         z = w00 * g00[c] + w01 * g01[c] + w10 * g10[c] + w11 * g11[c]
@@ -330,12 +307,11 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
 @njit(**LOOP)
 def _specular(factor, place, scatterers, cosine, sine, mean):  # type: ignore[no-untyped-def]
     """Scales the specular rays to the scatterers, and what all of them sum up to, to a mean power of 1."""
-    floor, i, j, up, right, fy, fx = place
+    corners, weights = place
     one = np.float32(1)
     for c in range(len(mean)):
-        low = (one - fx) * factor[floor, i, j, c] + fx * factor[floor, i, right, c]
-        high = (one - fx) * factor[floor, up, j, c] + fx * factor[floor, up, right, c]
-        rice = (one - fy) * low + fy * high
+        rice = weights[0] * factor[corners[0] + c] + weights[1] * factor[corners[1] + c]
+        rice += weights[2] * factor[corners[2] + c] + weights[3] * factor[corners[3] + c]
         amplitude = np.sqrt(np.float32(scatterers) * rice)
         cosine[c] *= amplitude
         sine[c] *= amplitude
@@ -460,7 +436,7 @@ def _remember(w, u, signal, disturbance, state, radio):  # type: ignore[no-untyp
 def _advance(w, first, end, world, state, radio, efficiency, buffers):  # type: ignore[no-untyped-def]
     """One step of the users `first ... end - 1` of a world, up to the rate that the air offers each."""
     received, mean, _, _, real, imaginary, cosine, sine = buffers
-    rays, cells = world.fading_direction.shape[2:]
+    rays, cells = radio.phasors.shape[1], len(received)
     now_s = state.clock_steps[w] * radio.step_s
     if first < end:
         next_u = np.uint32(first)

@@ -91,12 +91,10 @@ def loops(config: RadioConfig) -> Any:
 @njit(inline="always", fastmath=True)
 def late_power(w, u, cell, turns, world, cosine, sine):  # type: ignore[no-untyped-def]
     """|sum of the rays|^2 towards a cell at other turns; `cosine` and `sine` tell the rays' amplitudes."""
-    _, _, rays, cells = world.fading_direction.shape
     x, y = 0.0, 0.0
-    for n in range(rays):
-        k = n * cells + cell
+    for k in range(cell, len(cosine), world.background_load.shape[1]):
         amplitude = math.sqrt(cosine[k] * cosine[k] + sine[k] * sine[k])
-        direction, phase = np.int64(world.fading_direction[w, u, n, cell]), world.fading_phase[w, u, n, cell]
+        direction, phase = np.int64(world.fading_direction[w, u, k]), world.fading_phase[w, u, k]
         turn = (np.int64(turns * TRAVELLED_PER_TURN) * direction + np.int64(phase) * 65536) & 0xFFFFFFFF
         angle = 2 * math.pi / 2**32 * turn
         x += amplitude * math.cos(angle)

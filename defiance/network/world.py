@@ -287,8 +287,9 @@ def _draws(
 ) -> dict[str, Tensor]:
     """Fading, background load and key of every world."""
     n = config.scatterers
-    direction = torch.empty(len(streams), users, n, cells, dtype=torch.int16)
-    phase = torch.empty_like(direction)
+    shape = len(streams), users, n, cells
+    # NumPy asks for huge pages, so that a step over many users finds its way in memory sooner
+    direction, phase = (torch.from_numpy(np.empty(shape, np.int16)) for _ in range(2))
     background, key = [], []
     for w, stream in enumerate(streams):
         rng = stream.child("fading").generator()

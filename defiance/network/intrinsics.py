@@ -1,0 +1,39 @@
+"""Two machine instructions that numba's Python has no words for."""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+
+def _fetch(context, array, index):  # type: ignore[no-untyped-def]
+    """Asks for the cache line of a flat array's element, which may lie beyond its end."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        integer = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, integer, integer, integer])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
+        read, keep, is_data = integer(0), integer(3), integer(1)
+        builder.call(function, [place, read, keep, is_data])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+def _turn(context, travelled, direction, phase):  # type: ignore[no-untyped-def]
+    """Phase of a ray in 2^-32 turns, modulo one: in Python's numbers a product of 32 bits has 64."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        integer = ir.IntType(32)
+        product = builder.mul(arguments[0], builder.sext(arguments[1], integer))
+        return builder.add(product, builder.shl(builder.sext(arguments[2], integer), integer(16)))
+
+    return types.int32(travelled, direction, phase), generate
+
+
+prefetch: Any = intrinsic(_fetch)
+ray_phase: Any = intrinsic(_turn)
