@@ -1,4 +1,4 @@
-"""The command line: `defiance list | run | trace | report | demo | codec`.
+"""The command line: `defiance list | run | trace | drives | report | demo | codec`.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
@@ -28,8 +28,10 @@ from defiance.parts import Parts, write_atomically
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
+    from rich.table import Table
 
     from defiance.kpm import Sheet
+    from defiance.scene.drive_fits import CellStatistics, HeldOut
 
 PACKAGE = Path(__file__).parent
 SHOW_AFTER_S = 2.0
@@ -202,6 +204,50 @@ def trace(
 
 
 @app.command()
+def drives(
+    folder: Annotated[Path, typer.Argument(help="G-NetTrack's CSV files, or one of them.")],
+    sites: Annotated[Path | None, typer.Option(help="Site plan whose column cell names the cells.")] = None,
+    origin: Annotated[
+        tuple[float, float], typer.Option(help="Longitude and latitude of the plan's origin.")
+    ] = (0.0, 0.0),
+    scene: Annotated[Path | None, typer.Option(help="Scene file that was made of the plan.")] = None,
+    cells: Annotated[int, typer.Option(min=0, help="Cells to list, those seen most often first.")] = 10,
+) -> None:
+    """What measured drives say of cells, and how models of their RSRP do on held-out drives."""
+    from rich.console import Console
+
+    from defiance.scene import drive_fits as fits
+    from defiance.scene import drives as measured
+    from defiance.scene import load
+    from defiance.scene.sites import read_sites
+
+    if scene and not sites:
+        raise DefianceError("a scene's cells are known by their plan; give it, too: --sites PLAN.csv")
+    read = measured.read_drives(folder)
+    models: dict[str, fits.Model] = {"mean of the cell": fits.by_cell}
+    if sites:
+        plan = read_sites(sites)
+        models["log-distance"] = fits.by_distance(plan, origin)
+        if scene:
+            models["scene"] = fits.by_scene(load(scene), plan, origin)
+    console = Console(highlight=False, markup=False)
+    rows = sum(map(len, read))
+    left_out = sum(fault.row_left_out for drive in read for fault in drive.faults)
+    faulty = sum(len(drive.faults) for drive in read) - left_out
+    console.print(
+        f"{len(read)} drives, {rows} rows; {left_out} rows left out, {faulty} values taken as missing"
+    )
+    for line in measured.describe_faults(read):
+        console.print(line, soft_wrap=True)
+    console.print(_cells_table(fits.cell_statistics(read)[:cells]))
+    for name, model in models.items():
+        shadowing = fits.fit_shadowing(read, model(read))
+        spread, way = f"{shadowing.sigma_db:.1f} dB", f"{shadowing.correlation_m:.0f} m"
+        console.print(f"\n{name}: shadowing {spread}, correlated over {way}")
+        console.print(_held_out_table(fits.held_out(read, model)))
+
+
+@app.command()
 def report(
     sheets: Annotated[list[Path], typer.Argument(help="A sheet.json or a run's folder; two are compared.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("out/report"),
@@ -349,6 +395,30 @@ def _first_line(module: str) -> str:
         return ""
     text = ast.get_docstring(ast.parse(Path(found.origin).read_text(encoding="utf-8"))) or ""
     return text.partition("\n")[0]
+
+
+def _cells_table(found: "Sequence[CellStatistics]") -> "Table":
+    from rich.table import Table
+
+    heads = ("cell", "drives", "rows", "arrivals", "RSRP", "+-", "5 %", "95 %", "SNR", "Mbit/s")
+    table = Table(*heads, box=None, padding=(0, 1), pad_edge=False)
+    for one in found:
+        low_dbm, _, high_dbm = one.rsrp_quantiles_dbm
+        levels = (one.rsrp_mean_dbm, one.rsrp_sd_db, low_dbm, high_dbm, one.snr_median_db)
+        counts = (one.cell, one.drives, one.rows, one.arrivals)
+        table.add_row(*map(str, counts), *(f"{x:.1f}" for x in (*levels, one.downlink_median_bps / 1e6)))
+    return table
+
+
+def _held_out_table(found: "Sequence[HeldOut]") -> "Table":
+    from rich.table import Table
+
+    table = Table("held-out drive", "rows", "known", "error", "promised", "distribution", "pooled", box=None)
+    for one in found:
+        errors = (one.error_db, one.sigma_db, one.distance_db, one.pooled_distance_db)
+        known = f"{100 * one.known_share:.0f} %"
+        table.add_row(one.drive, str(one.rows), known, *(f"{x:.1f} dB" for x in errors))
+    return table
 
 
 def _duration(seconds: float) -> str:

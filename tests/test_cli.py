@@ -220,6 +220,23 @@ def test_trace_writes_a_scene_and_says_what_is_in_it(
     assert scene.load("rome.npz").name == "munich"
 
 
+def test_drives_are_read_and_judged(defiance: Defiance) -> None:
+    head = "Timestamp,Longitude,Latitude,Speed,NetworkMode,RSRP,RSRQ,SNR,CQI,DL_bitrate,UL_bitrate,RAWCELLID"
+    for hour, rsrp in (("09", -80), ("10", -90)):
+        rows = [
+            f"2020.02.14_{hour}.00.0{n},-8.5,51.{9000 + n},36,LTE,{rsrp - n % 2},-9,5,9,800,9,7,-"
+            for n in range(9)
+        ]
+        rows.append(f"2020.02.14_{hour}.00.10,-8.5,51.9,36,LTE,weak,-9,5,9,800,9,7,-")
+        Path("my").mkdir(exist_ok=True)
+        Path(f"my/{hour}.csv").write_text("\n".join([f"{head},NRxRSRP", *rows]))
+    status, out, _ = defiance("drives", "my")
+    assert status == 0 and "2 drives, 20 rows; 0 rows left out, 2 values taken as missing" in out
+    assert "my/09.csv, row 11, column RSRP: 'weak' is not a number" in out
+    assert "mean of the cell: shadowing 5.0 dB" in out and "100 %  10.0 dB" in out
+    refused(defiance("drives", "my", "--scene", "munich"), "--sites")
+
+
 def test_a_reader_who_leaves_is_no_error(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)

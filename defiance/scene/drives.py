@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -99,7 +100,7 @@ class Drive:
     def __len__(self) -> int:
         return len(self.mode)
 
-    @property
+    @cached_property
     def measured(self) -> Tensor:
         """Bool [n]: where the RSRP of a known LTE cell was measured."""
         mode = torch.tensor([mode in MODES for mode in self.mode], dtype=torch.bool)
