@@ -133,7 +133,8 @@ def _flat(world: World) -> Any:
         arrays[name] = arrays[name].reshape(-1)
     for name in ("fading_direction", "fading_phase"):
         arrays[name] = arrays[name].reshape(*world.shape[:2], -1)
-    return _World(**arrays | {"lattice_m": _to_lattice(world)}, map_shape=tuple(world.gain_db.shape[1:3]))
+    arrays |= {"lattice_m": _to_lattice(world), "map_shape": tuple(world.gain_db.shape[1:3])}
+    return _World(**arrays)
 
 
 def _to_lattice(world: World) -> Any:
