@@ -103,7 +103,7 @@ def test_a_held_out_drive_is_as_far_off_as_its_shadowing_and_cells_know_less_tha
     for place, mean in zip(by_place, by_mean, strict=True):
         assert place.error_db == pytest.approx(6.0, rel=0.1) and place.known_share == 1.0
         assert place.error_db == pytest.approx(place.sigma_db, rel=0.1)
-        assert place.distance_db < 1.0 < mean.error_db - place.error_db
+        assert place.distance_db < 1.5 < mean.error_db - place.error_db  # 16 km of road are 320 draws
         assert place.distance_db < mean.distance_db and place.step < 0.1
 
 
