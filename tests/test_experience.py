@@ -27,8 +27,8 @@ from defiance.control.experience import (
 from defiance.control.handover import HISTORY
 from defiance.learn.training import Fit, Parameters, Schedule, federated_mixing, fit
 from defiance.link import loss_from_sinr
+from defiance.network.measurements import RSRP_FLOOR_DBM
 from defiance.network.settings import RadioConfig
-from defiance.network.simulate import RSRP_FLOOR_DBM
 from defiance.scene import Scene
 from defiance.seeding import stream
 

@@ -11,8 +11,9 @@ from worlds import RADIO, corridor, gain_for_snr, start
 from defiance.control.handover import A3
 from defiance.errors import DefianceError
 from defiance.network.failures import COUNTS, Failures, fold_failures, no_failures
+from defiance.network.measurements import Observation
 from defiance.network.settings import RadioConfig
-from defiance.network.simulate import Observation, Outcome, simulate
+from defiance.network.simulate import Outcome, simulate
 from defiance.network.state import CONNECTED, NONE, REESTABLISHING, State
 from defiance.network.world import World
 from defiance.seeding import stream

@@ -18,7 +18,8 @@ from defiance.control.handover import (
     genie_plan,
     hindsight_values,
 )
-from defiance.network.simulate import Observation, simulate
+from defiance.network.measurements import Observation
+from defiance.network.simulate import simulate
 from defiance.network.state import NONE
 from defiance.seeding import stream
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from worlds import RADIO, corridor, gain_for_snr, random_world, start
 
 from defiance.network import kernel, reference
+from defiance.network.measurements import measure
 from defiance.network.settings import RadioConfig
-from defiance.network.simulate import measure, sinr_db
-from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
+from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State, sinr_db
 from defiance.network.world import World, draw_worlds, drop_rice_factor, rician
 from defiance.radio.tr38901 import UMI
 from defiance.scene import gain_db

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from worlds import corridor, gain_for_snr, random_world, start
 
 from defiance.network import kernel, reference
+from defiance.network.measurements import measure
 from defiance.network.settings import SCHEDULERS, RadioConfig, Scheduler
-from defiance.network.simulate import measure
 from defiance.network.state import NONE, State
 from defiance.network.traffic import FtpModel3, with_packets
 from defiance.network.world import World, rician

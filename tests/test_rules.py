@@ -11,7 +11,8 @@ from worlds import RADIO, corridor, gain_for_snr
 from defiance.control.balancing import BalancedA3, balanced_offsets
 from defiance.control.conditional import ConditionalA3
 from defiance.control.handover import A3, A5
-from defiance.network.simulate import Observation, Outcome, Policy, simulate
+from defiance.network.measurements import Observation
+from defiance.network.simulate import Outcome, Policy, simulate
 from defiance.network.state import NONE
 from defiance.network.world import World
 from defiance.seeding import stream

@@ -14,19 +14,10 @@ from worlds import RADIO, corridor, gain_for_snr, start
 
 from defiance.control.handover import A3
 from defiance.link import PURPOSES
+from defiance.network.measurements import RSRP_FLOOR_DBM, Observation, l3_filter, measure, reported
+from defiance.network.messages import COMMAND_BITS, Messenger, report_bits
 from defiance.network.settings import RadioConfig
-from defiance.network.simulate import (
-    COMMAND_BITS,
-    RSRP_FLOOR_DBM,
-    Observation,
-    Outcome,
-    _Messenger,
-    l3_filter,
-    measure,
-    report_bits,
-    reported,
-    simulate,
-)
+from defiance.network.simulate import Outcome, simulate
 from defiance.network.state import NONE, State
 from defiance.network.world import World, draw_worlds
 from defiance.seeding import stream
@@ -229,7 +220,7 @@ def test_losses_follow_the_sinr(snr_db: float, lost: float) -> None:
     """10 % at Qout, 2 % at Qin; none of a good, all of a dead link (5 standard deviations: 0.024)."""
     world = equal_cells(users=4000)
     everyone = torch.ones(1, 4000, dtype=torch.bool)
-    messenger = _Messenger(world, RADIO, stream(1, "m"))
+    messenger = Messenger(world, RADIO, stream(1, "m"))
     heard = messenger.report(with_sinr(world, snr_db), everyone, 0, 0.0, 3)
     assert 1 - heard.double().mean().item() == pytest.approx(lost, abs=0.024 if 0 < lost < 1 else 1e-9)
     assert messenger.messages.tolist() == [4000]
@@ -242,7 +233,7 @@ def test_losses_follow_the_sinr(snr_db: float, lost: float) -> None:
 
 def test_who_is_not_connected_is_not_heard() -> None:
     world = equal_cells(users=10)
-    messenger = _Messenger(world, RADIO, stream(1, "m"))
+    messenger = Messenger(world, RADIO, stream(1, "m"))
     state = replace(start(world), sinr=torch.zeros(1, 10))
     assert not messenger.report(state, torch.ones(1, 10, dtype=torch.bool), 0, 0.0, 3).any()
 
@@ -254,12 +245,12 @@ def test_a_messages_fate_does_not_depend_on_the_others() -> None:
     some = torch.arange(500)[None] % 3 == 0
     fates = []
     for senders in (everyone, some):
-        messenger = _Messenger(world, RADIO, stream(1, "m"))
+        messenger = Messenger(world, RADIO, stream(1, "m"))
         messenger.command(state, torch.where(senders, 1, NONE), 3, 0.3)
         fates.append(messenger.report(state, senders, 4, 0.4, 3))
     assert 0 < fates[0].sum() < 500
     assert torch.equal(fates[0] & some, fates[1])
-    later = _Messenger(world, RADIO, stream(1, "m")).report(state, everyone, 5, 0.5, 3)
+    later = Messenger(world, RADIO, stream(1, "m")).report(state, everyone, 5, 0.5, 3)
     assert not torch.equal(later, fates[0])
 
 

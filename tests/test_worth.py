@@ -22,7 +22,8 @@ from defiance.control.handover import HISTORY
 from defiance.errors import DefianceError
 from defiance.hardware import SERVER_CPU, STATION_SOC, UE_DOWNLOAD
 from defiance.kpm import Row, Sheet
-from defiance.network.simulate import report_bits, simulate
+from defiance.network.messages import report_bits
+from defiance.network.simulate import simulate
 from defiance.parts import Parts
 from defiance.scene import Scene, save
 from defiance.seeding import stream

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from defiance.control.handover import A3, EventMemory, a3_step, no_event, strongest
-from defiance.network.simulate import Observation
+from defiance.network.measurements import Observation
 
 
 @dataclass(frozen=True)

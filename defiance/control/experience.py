@@ -16,8 +16,8 @@ from torch import Tensor
 from defiance.control.handover import HISTORY, hindsight_values
 from defiance.learn.training import Parameters
 from defiance.link import loss_from_sinr
+from defiance.network.measurements import RSRP_FLOOR_DBM
 from defiance.network.settings import RadioConfig
-from defiance.network.simulate import RSRP_FLOOR_DBM
 from defiance.scene import Scene, xn_table
 from defiance.seeding import Stream
 

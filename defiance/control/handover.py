@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from defiance.network.simulate import Observation, l3_filter
+from defiance.network.measurements import Observation, l3_filter
 from defiance.network.state import NONE
 
 if TYPE_CHECKING:

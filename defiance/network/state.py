@@ -149,3 +149,8 @@ def initial(world: World, config: RadioConfig, serving: Tensor) -> State:
         delay_s=torch.zeros(worlds, users, dtype=torch.float64),
         load_steps=torch.zeros(worlds, cells, dtype=torch.float64),
     )
+
+
+def sinr_db(state: State) -> Tensor:
+    """SINR towards the serving cell averaged over the Qin window, `[W, U]`; -inf while not connected."""
+    return 10 * torch.log10(state.sinr)

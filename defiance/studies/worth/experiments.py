@@ -34,6 +34,7 @@ from defiance.learn.training import Parameters, Schedule, federated_mixing, fit
 from defiance.link import PURPOSES
 from defiance.meter import Meter
 from defiance.network.energy import network_energy_j
+from defiance.network.loop import PERIOD_STEPS
 from defiance.network.reference import path_gain_db, position_m
 from defiance.network.settings import RadioConfig
 from defiance.network.simulate import Outcome, Policy, simulate
@@ -50,9 +51,6 @@ from defiance.studies.worth.settings import (
     caps,
     handover_limit,
 )
-
-PERIOD_STEPS = {"device": 5, "station": 6}
-"""Steps between two decisions: 100 ms on the device, a report every 120 ms at the station."""
 
 OFFSETS_DB = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
 TIMES_TO_TRIGGER_S = (0.0, 0.1, 0.2)

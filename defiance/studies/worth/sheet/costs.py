@@ -25,10 +25,11 @@ from defiance.hardware import (
 from defiance.kpm import operations_until_converged
 from defiance.link import BackhaulLink, Deliveries, Packets
 from defiance.meter import Operations, operations_of
-from defiance.network.simulate import PREPARATION_BITS, report_bits
+from defiance.network.loop import PERIOD_STEPS
+from defiance.network.messages import PREPARATION_BITS, report_bits
 from defiance.scene import Scene
 from defiance.seeding import stream
-from defiance.studies.worth.experiments import A3_OPERATIONS_PER_CELL, PERIOD_STEPS, Model, scene_of
+from defiance.studies.worth.experiments import A3_OPERATIONS_PER_CELL, Model, scene_of
 from defiance.studies.worth.settings import Config, Scenario, away_scenario, home_scenarios
 from defiance.studies.worth.sheet.results import Results
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from defiance.kpm import METRICS, Row, mean_interval
-from defiance.studies.worth.experiments import PERIOD_STEPS, Model
+from defiance.network.loop import PERIOD_STEPS
+from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps, home_scenarios
 from defiance.studies.worth.sheet.costs import Cost, Running, cost, latency_s, learned_running, rule_running
 from defiance.studies.worth.sheet.results import Results, at, crossed_interval, pictures

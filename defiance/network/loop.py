@@ -1,0 +1,249 @@
+"""One period of the network between two decisions, for whoever decides: `simulate`, or an environment.
+
+    ask (request, uplink) ──▶ advance: Xn preparation, command (downlink), steps, measurement (report, uplink)
+
+A decider on the device sees its own measurement and sends a request; one at the base station sees only the
+reports that arrived. A conditional decider is on the device, too: a cell that it wants is prepared and its
+configuration sent, as above; once the device holds that configuration, wanting the cell executes the handover
+at once (TS 38.300 clause 9.2.3.4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from defiance.errors import DefianceError
+from defiance.network import kernel, reference
+from defiance.network.measurements import Observation, measure, reported, unmeasured
+from defiance.network.messages import Messenger
+from defiance.network.settings import RadioConfig
+from defiance.network.state import CONNECTED, NONE, REESTABLISHING, State, initial
+from defiance.network.world import World
+from defiance.seeding import Stream
+
+Placement = Literal["device", "station"]
+PERIOD_STEPS: dict[str, int] = {"device": 5, "station": 6}
+"""Steps between two decisions: 100 ms on the device, a report every 120 ms at the station."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """Where a run is after some periods.
+
+    Attributes:
+        state: of the network.
+        periods: so many have passed.
+        wanted: cells that were asked for since, `[W, U]` int64; NONE.
+        target: cell that the last handover command named, `[W, U]`.
+        refused: whether a command came while T310 ran in the last period, `[W, U]`.
+        prepared: cells whose conditional configuration the device holds, `[W, U, C]`.
+        load: as last told over Xn, `[W, C]`.
+        load_steps: of the state at that time, `[W, C]`.
+    """
+
+    state: State
+    periods: int
+    wanted: Tensor
+    target: Tensor
+    refused: Tensor
+    prepared: Tensor
+    load: Tensor
+    load_steps: Tensor
+
+
+class Loop:
+    """Worlds, carrier and links of a run, which its periods have in common.
+
+    Attributes:
+        messenger: sends reports and commands, and folds what they cost.
+        period_s: time between two decisions.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        config: RadioConfig,
+        stream: Stream,
+        *,
+        placement: Placement,
+        period_steps: int,
+        conditional: bool = False,
+    ) -> None:
+        """Check that the procedures fit into a period.
+
+        Args:
+            world: drawn once, the same for every decider.
+            config: carrier and procedures.
+            stream: draws of the messages' losses; a draw belongs to the world, user, time and kind of
+                message.
+            placement: who decides.
+            period_steps: steps between two decisions.
+            conditional: handovers are prepared before they are needed.
+
+        Raises:
+            DefianceError: they don't.
+        """
+        self.world, self.config = world, config
+        self.placement, self.period_steps, self.conditional = placement, period_steps, conditional
+        self.messenger = Messenger(world, config, stream)
+        self.period_s = period_s = period_steps * config.step_s
+        self.handling_s = config.air_delay_s + config.preparation_s
+        self.until_command = config.steps(self.handling_s)
+        if self.until_command > period_steps:
+            raise DefianceError(
+                f"a report and the preparation take {self.handling_s} s, longer than {period_s} s between"
+                " decisions; lower radio.air_delay_s or radio.preparation_s"
+            )
+        if config.sample_s > period_s:
+            raise DefianceError(
+                f"radio.sample_s is {config.sample_s} s, longer than the {period_s} s between decisions;"
+                " lower it"
+            )
+        if config.reestablishment_s < period_s:
+            raise DefianceError(
+                f"radio.reestablishment_s is {config.reestablishment_s} s, shorter than the {period_s} s"
+                " between decisions, so failures couldn't be told apart; raise it"
+            )
+        self.periods_per_measurement = max(1, round(config.measurement_s / period_s))
+        self.periods_per_exchange = max(1, round(config.xn_report_s / period_s))
+        self.sampled_from = period_steps - config.steps(config.sample_s)
+        self.step = kernel.step_in_place if world.gain_db.device.type == "cpu" else reference.step
+
+    def begin(self) -> Course:
+        """Every user at the start of its route, served by the cell of least path loss."""
+        world = self.world
+        worlds, users, cells = world.shape
+        first = reference.path_gain_db(world, world.route_m[:, :, 0]).argmax(-1)
+        state = initial(world, self.config, first)
+        nowhere = torch.full((worlds, users), NONE, dtype=torch.int64)
+        return Course(
+            state=state,
+            periods=0,
+            wanted=nowhere,
+            target=nowhere,
+            refused=nowhere != NONE,
+            prepared=torch.zeros(worlds, users, cells, dtype=torch.bool),
+            load=state.load.clone(),
+            load_steps=state.load_steps.clone(),
+        )
+
+    def advance(self, course: Course) -> tuple[Course, Observation]:
+        """One period, and what is seen at its end.
+
+        What was wanted is prepared, commanded, executed; or executed at once, if prepared. On a CPU the
+        state is changed in place.
+        """
+        config = self.config
+        state, wanted, target, prepared = course.state, course.wanted, course.target, course.prepared
+        now_s, served, refused = course.periods * self.period_s, state.serving.clone(), course.refused
+        if self.conditional:
+            state, wanted = _execute_prepared(state, wanted, prepared)
+            target = torch.where(state.target != NONE, state.target, target)
+        state = self._run(state, 0, self.until_command)
+        commanded = self.messenger.command(state, wanted, course.periods, now_s + self.handling_s)
+        if self.conditional:
+            told = (wanted != NONE) & (commanded.target == wanted)
+            prepared = (
+                prepared
+                | (
+                    torch.nn.functional.one_hot(wanted.clamp(min=0), prepared.shape[-1]) * told[..., None]
+                ).bool()
+            )
+        else:
+            target = torch.where(commanded.target != NONE, commanded.target, target)
+            state, refused = _refused(commanded, config)
+        state = self._run(state, self.until_command, self.period_steps)
+
+        now_s += self.period_s
+        measured = course.periods % self.periods_per_measurement == 0
+        if measured:
+            state = measure(state, config)
+        load, load_steps = course.load, course.load_steps
+        if course.periods % self.periods_per_exchange == self.periods_per_exchange - 1:
+            load = (state.load_steps - load_steps) / (self.periods_per_exchange * self.period_steps)
+            load_steps = state.load_steps.clone()
+        seen, connected = state.rsrp_dbm, state.status == CONNECTED
+        fresh = connected & measured
+        prepared = prepared & (connected & (state.serving == served))[..., None]
+        if self.placement == "station":
+            seen = reported(seen, state.serving, floor_dbm=config.rsrp_floor_dbm)
+            fresh = self.messenger.report(state, fresh, course.periods, now_s, self._reported_cells)
+        observation = Observation(
+            seen,
+            state.serving,
+            fresh,
+            steps=(course.periods + 1) * self.period_steps,
+            interval_s=(config.measurement_s if measured else 0.0) if config.measurement_s else None,
+            load=load.float(),
+            prepared=prepared,
+        )
+        nothing = torch.full_like(course.wanted, NONE)
+        after = Course(state, course.periods + 1, nothing, target, refused, prepared, load, load_steps)
+        return after, observation
+
+    def ask(self, course: Course, wanted: Tensor) -> tuple[Course, Tensor]:
+        """What was decided on the last observation: who may ask, and whose request gets through.
+
+        Args:
+            course: that the observation came with.
+            wanted: cell per user, `[W, U]` int64; the serving one or NONE to stay.
+
+        Returns:
+            The course to advance, and the cells that were wanted by those who may, `[W, U]`, NONE elsewhere.
+        """
+        state = course.state
+        free = (state.status == CONNECTED) & (state.target == NONE)  # no command is on its way
+        wanted = torch.where(free & (wanted != state.serving), wanted, NONE)
+        heard = wanted
+        if self.placement == "device":
+            asks = wanted != NONE
+            if self.conditional:
+                asks &= ~_holds(course.prepared, wanted)
+            now_s = course.periods * self.period_s
+            arrived = self.messenger.report(state, asks, course.periods - 1, now_s, self._reported_cells)
+            heard = torch.where(arrived | ~asks, wanted, NONE)
+        return replace(course, wanted=heard), wanted
+
+    @property
+    def _reported_cells(self) -> int:
+        return min(self.world.shape[2], 9)
+
+    def _run(self, state: State, first: int, end: int) -> State:
+        """From one step of a period to another; what is measured starts with the sample."""
+        if self.config.sample_s and first <= self.sampled_from < end:
+            state = unmeasured(self.step(self.world, state, self.config, self.sampled_from - first))
+            first = self.sampled_from
+        return self.step(self.world, state, self.config, end - first)
+
+
+def _holds(prepared: Tensor, cell: Tensor) -> Tensor:
+    """Whether a user holds the conditional configuration of a cell, `[W, U]`; not of NONE."""
+    return prepared.gather(-1, cell.clamp(min=0)[..., None]).squeeze(-1) & (cell != NONE)
+
+
+def _execute_prepared(state: State, wanted: Tensor, prepared: Tensor) -> tuple[State, Tensor]:
+    """Starts the handovers to prepared cells without a command; returns what is still to be prepared."""
+    now = _holds(prepared, wanted) & (state.status == CONNECTED)
+    target = torch.where(now, wanted, state.target).int()
+    command_steps = torch.where(now, 0, state.command_steps).int()
+    return replace(state, target=target, command_steps=command_steps), torch.where(now, NONE, wanted)
+
+
+def _refused(state: State, config: RadioConfig) -> tuple[State, Tensor]:
+    """Handover failure of TR 36.839 clause 5.2.1.3: the command comes while T310 runs, `[W, U]`."""
+    refused = (state.status == CONNECTED) & (state.target != NONE) & (state.t310_steps != NONE)
+    if config.messages == "sinr" or not bool(refused.any()):
+        return state, torch.zeros_like(refused)
+    timer = max(1, config.steps(config.reestablishment_s))
+    return replace(
+        state,
+        status=torch.where(refused, REESTABLISHING, state.status).int(),
+        timer_steps=torch.where(refused, timer, state.timer_steps).int(),
+        target=torch.where(refused, NONE, state.target).int(),
+        t310_steps=torch.where(refused, NONE, state.t310_steps).int(),
+        handover_failures=state.handover_failures + refused.int(),
+    ), refused
