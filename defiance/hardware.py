@@ -207,12 +207,14 @@ class BaseStationPower:
         name: the report's category and set.
         micro_sleep: P3, relative power.
         downlink: P4, relative power.
+        uplink: P5, relative power.
         slot_fill: in (0, 1].
     """
 
     name: str
     micro_sleep: float
     downlink: float
+    uplink: float
     slot_fill: float = 1.0
     source: str = (
         "TR 38.864 table 5.1-3 and clause 5.1, scaled to EARTH's macro (Auer et al. 2011) at full load"
@@ -240,12 +242,16 @@ STATIC_SHARE = 0.4
 BASE_STATIONS = {
     power.name: power
     for power in (
-        BaseStationPower("cat1-set1", micro_sleep=55.0, downlink=280.0),  # 100 MHz, 64 TxRU, 55 dBm
-        BaseStationPower("cat1-set2", micro_sleep=50.0, downlink=200.0),  # 20 MHz, 32 TxRU, 49 dBm
-        BaseStationPower("cat1-set3", micro_sleep=38.0, downlink=152.0),  # FR2, 33 dBm
-        BaseStationPower("cat2-set1", micro_sleep=5.5, downlink=32.0),
-        BaseStationPower("cat2-set2", micro_sleep=5.0, downlink=26.0),
-        BaseStationPower("cat2-set3", micro_sleep=3.0, downlink=17.6),
+        BaseStationPower(
+            "cat1-set1", micro_sleep=55.0, downlink=280.0, uplink=110.0
+        ),  # 100 MHz, 64 TxRU, 55 dBm
+        BaseStationPower(
+            "cat1-set2", micro_sleep=50.0, downlink=200.0, uplink=90.0
+        ),  # 20 MHz, 32 TxRU, 49 dBm
+        BaseStationPower("cat1-set3", micro_sleep=38.0, downlink=152.0, uplink=80.0),  # FR2, 33 dBm
+        BaseStationPower("cat2-set1", micro_sleep=5.5, downlink=32.0, uplink=6.5),
+        BaseStationPower("cat2-set2", micro_sleep=5.0, downlink=26.0, uplink=5.8),
+        BaseStationPower("cat2-set3", micro_sleep=3.0, downlink=17.6, uplink=4.2),
     )
 }
 """By category and set of TR 38.864 table 5.1-3; `cat1-set2` is the one for 20 MHz below 7 GHz."""
@@ -419,11 +425,9 @@ _NR_BLOCKS, _NB_IOT_BLOCKS_IN_20_MHZ, _NR_BLOCKS_IN_20_MHZ = 4, 100, 51
 
 def _station_j(category: str, blocks: int, block_s: float) -> float:
     """Energy of receiving a bit: what an uplink slot draws above micro sleep, shared by its blocks' bits."""
-    uplink = {"cat1-set2": 90.0, "cat2-set2": 5.8}[category]
     station = BASE_STATIONS[category]
-    return (
-        (uplink - station.micro_sleep) / station.downlink * FULL_LOAD_CELL_W * block_s / blocks / _BLOCK_BITS
-    )
+    slot_w = (station.uplink - station.micro_sleep) / station.downlink * FULL_LOAD_CELL_W
+    return slot_w * block_s / blocks / _BLOCK_BITS
 
 
 _STATION_SOURCE = (

@@ -90,7 +90,7 @@ def test_spread_slots_follow_the_reports_law() -> None:
 
 @pytest.mark.parametrize("slot_fill", [0.1, 0.5, 1.0])
 def test_power_grows_with_load_and_never_beyond_packed_slots_saving(slot_fill: float) -> None:
-    power = BaseStationPower("x", micro_sleep=50.0, downlink=200.0, slot_fill=slot_fill)
+    power = BaseStationPower("x", micro_sleep=50.0, downlink=200.0, uplink=90.0, slot_fill=slot_fill)
     load = torch.linspace(0, 1, 101, dtype=torch.float64)
     power_w = power.power_w(load)
     assert bool((power_w.diff() > 0).all())

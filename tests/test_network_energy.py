@@ -13,7 +13,7 @@ from defiance.hardware import (
 )
 from defiance.link import PURPOSES
 from defiance.network import kernel
-from defiance.network.energy import device_energy_j, network_energy_j
+from defiance.network.energy import device_energy_j, joules_per_bit, network_energy_j
 from defiance.network.settings import RadioConfig
 
 
@@ -64,3 +64,10 @@ def test_devices_pay_for_reports_commands_and_models() -> None:
         1e6 * UE_DOWNLOAD.joules_per_bit,
     ]
     assert device_energy_j(bits).tolist() == pytest.approx(expected)
+
+
+def test_joules_per_delivered_bit() -> None:
+    """A cell that draws 448 W and delivers 10 Mbit/s spends 45 uJ per bit; idle ones an infinity of them."""
+    energy_j = torch.tensor([FULL_LOAD_CELL_W, FULL_LOAD_CELL_W, 0.0], dtype=torch.float64)
+    found = joules_per_bit(energy_j, torch.tensor([1e7, 0.0, 0.0], dtype=torch.float64))
+    assert found.tolist() == pytest.approx([44.8e-6, torch.inf, 0.0])

@@ -45,3 +45,13 @@ def device_energy_j(bits: Tensor) -> Tensor:
     """
     per_bit = bits.new_tensor([DEVICE_J_PER_BIT.get(p, 0.0) for p in PURPOSES], dtype=torch.float64)
     return bits.double() @ per_bit
+
+
+def joules_per_bit(energy_j: Tensor, bits: Tensor) -> Tensor:
+    """Energy over delivered bits, [...]; inf where energy was spent and nothing delivered, 0 where neither.
+
+    Args:
+        energy_j: [...], of whatever is to be shared out: stations, devices, or both.
+        bits: [...], delivered to users (`State.bits`, summed).
+    """
+    return torch.where((bits > 0) | (energy_j > 0), energy_j / bits, 0.0)
