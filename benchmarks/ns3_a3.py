@@ -168,7 +168,6 @@ def simulated(
         hysteresis_db=0.0,
         time_to_trigger_s=torch.tensor([row.time_to_trigger_s for row in rows]).repeat_interleave(draws),
         filter_k=4.0,
-        period_s=0.1,
         period_steps=10,
     )
     outcome = simulate(

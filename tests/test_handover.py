@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
+from typing import Literal
 
 import pytest
 import torch
@@ -15,8 +16,11 @@ from defiance.control.handover import (
     HISTORY,
     Genie,
     Learned,
+    a3_step,
     genie_plan,
     hindsight_values,
+    no_event,
+    strongest,
 )
 from defiance.network.measurements import Observation
 from defiance.network.simulate import simulate
@@ -33,12 +37,12 @@ def observed(
     return Observation(levels, torch.full(shape, serving, dtype=torch.int32), torch.full(shape, fresh), steps)
 
 
-def course(rule: A3, neighbour_db: list[float], serving: int = 0) -> list[int]:
+def course(rule: A3, neighbour_db: list[float], serving: int = 0, period_s: float = 0.1) -> list[int]:
     """What the rule wants while a neighbour goes through these levels above the serving cell's -90 dBm."""
     memory, wanted = rule.initial(1, 1, 2), []
     for level in neighbour_db:
         cells = [-90.0, -90.0 + level] if serving == 0 else [-90.0 + level, -90.0]
-        memory, cell = rule.decide(memory, observed([cells], serving))
+        memory, cell = rule.decide(memory, replace(observed([cells], serving), period_s=period_s))
         wanted.append(int(cell))
     return wanted
 
@@ -57,10 +61,18 @@ def test_a3_waits_for_the_time_to_trigger() -> None:
     """100 ms measurements, TTT 200 ms: the third in a row; leaving starts it anew."""
     rule = A3(3.0, 1.0, 0.2, 0.0)
     assert course(rule, [5, 5, 5, 5]) == [NONE, NONE, 1, 1]
-    assert course(rule, [5, 3, 3, 5]) == [NONE, NONE, 1, 1]  # inside the hysteresis it goes on
+    assert course(rule, [5, 3, 3, 5, 5]) == [NONE] * 5  # the entry condition must hold all the time
+    assert course(rule, [5, 5, 5, 3, 2, 1.9]) == [
+        NONE,
+        NONE,
+        1,
+        1,
+        1,
+        NONE,
+    ]  # once it is due, the leaving one
     assert course(rule, [5, 1, 5, 5, 5]) == [NONE, NONE, NONE, NONE, 1]
     assert course(A3(3.0, 1.0, 0.25, 0.0), [5] * 5) == [NONE, NONE, NONE, 1, 1]
-    assert course(A3(3.0, 1.0, 0.24, 0.0, period_s=0.12), [5] * 4) == [NONE, NONE, 1, 1]
+    assert course(A3(3.0, 1.0, 0.24, 0.0), [5] * 4, period_s=0.12) == [NONE, NONE, 1, 1]
 
 
 def test_a3_filters_before_it_compares() -> None:
@@ -70,6 +82,59 @@ def test_a3_filters_before_it_compares() -> None:
     assert course(A3(4.9, 0.0, 0.0, 4.0), levels) == [NONE, NONE, 1, 1, 1]
     assert course(A3(5.1, 0.0, 0.0, 4.0), levels) == [NONE, NONE, NONE, 1, 1]
     assert course(A3(9.9, 0.0, 0.0, 0.0), levels) == [NONE, 1, 1, 1, 1]
+
+
+def test_a3_at_the_station_knows_only_the_reports_that_arrived() -> None:
+    rule = A3(3.0, 0.0, 0.1, 4.0, placement="station")
+    memory, wanted = rule.decide(rule.initial(1, 1, 2), observed([[-90.0, -80.0]]))
+    lost, wanted = rule.decide(memory, observed([[-90.0, -95.0]], fresh=False))
+    assert wanted.item() == NONE
+    assert torch.equal(lost.filtered_dbm, memory.filtered_dbm) and torch.equal(lost.held_s, memory.held_s)
+    _, wanted = rule.decide(lost, observed([[-90.0, -80.0]]))
+    assert wanted.item() == 1
+
+
+def test_a_cell_that_is_not_heard_triggers_nothing() -> None:
+    """Its level is the floor, however bad the serving cell is; conditional handover has such offsets."""
+    for level, cell in ((-128.0, NONE), (-127.9, 1)):
+        _, wanted = A3(-6.0, 0.0, 0.0, 0.0).decide(no_event(1, 1, 2), observed([[-126.0, level]]))
+        assert wanted.item() == cell
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    worlds=st.integers(1, 3),
+    cells=st.integers(1, 20),
+    placement=st.sampled_from(("device", "station")),
+)
+def test_the_fused_rule_is_the_tensor_program(
+    seed: int, worlds: int, cells: int, placement: Literal["device", "station"]
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    users = 5
+
+    def drawn(*values: float) -> Tensor:
+        return torch.tensor(values)[torch.randint(len(values), (worlds,), generator=rng)]
+
+    rule = A3(
+        drawn(-1.0, 0.0, 3.0), drawn(0.0, 1.0), drawn(0.0, 0.1, 0.25), drawn(0.0, 4.0), placement=placement
+    )
+    memory = rule.initial(worlds, users, cells)
+    for _ in range(8):
+        observation = Observation(
+            -110 + 8 * torch.randn(worlds, users, cells, generator=rng),
+            torch.randint(cells, (worlds, users), generator=rng, dtype=torch.int32),
+            torch.rand(worlds, users, generator=rng) < 0.7,
+            steps=0,
+            interval_s=0.1 * int(torch.randint(2, (), generator=rng)),
+            floor_dbm=-120.0,
+        )
+        expected, due = a3_step(memory, observation, rule)
+        memory, wanted = rule.decide(memory, observation)
+        assert torch.allclose(memory.filtered_dbm, expected.filtered_dbm, rtol=0, atol=1e-4, equal_nan=True)
+        assert torch.equal(memory.held_s, expected.held_s)
+        assert torch.equal(memory.entered, expected.entered) and torch.equal(memory.serving, expected.serving)
+        assert torch.equal(wanted, strongest(expected.filtered_dbm, due))
 
 
 def test_the_first_measurement_fills_the_filter() -> None:

@@ -23,7 +23,7 @@ def observed(
     *,
     serving: int = 0,
     prepared: tuple[int, ...] = (),
-    interval_s: float | None = None,
+    interval_s: float = 0.1,
 ) -> Observation:
     """One measurement of one user."""
     held = torch.zeros(1, 1, len(rsrp_dbm), dtype=torch.bool)

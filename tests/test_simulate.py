@@ -14,7 +14,14 @@ from worlds import RADIO, corridor, gain_for_snr, start
 
 from defiance.control.handover import A3
 from defiance.link import PURPOSES
-from defiance.network.measurements import RSRP_FLOOR_DBM, Observation, l3_filter, measure, reported
+from defiance.network.measurements import (
+    RSRP_FLOOR_DBM,
+    Observation,
+    l3_filter,
+    measure,
+    measure_in_place,
+    reported,
+)
 from defiance.network.messages import COMMAND_BITS, Messenger, report_bits
 from defiance.network.settings import RadioConfig
 from defiance.network.simulate import Outcome, simulate
@@ -38,6 +45,23 @@ def test_measurement_is_the_mean_power_per_resource_element() -> None:
         [44 - 10 * math.log10(612) - 100, RSRP_FLOOR_DBM], abs=1e-4
     )
     assert measured.rsrp_sum_mw.sum() == 0 and measured.measured_steps.item() == 0
+
+
+@given(
+    power_mw=st.lists(st.floats(0.0, 1.0), min_size=1, max_size=40),
+    steps=st.integers(1, 10),
+)
+def test_measuring_in_place_is_measuring(power_mw: list[float], steps: int) -> None:
+    state = start(corridor([[-100.0] * len(power_mw)] * 2))
+    state = replace(
+        state,
+        rsrp_sum_mw=torch.tensor([[power_mw]]),
+        measured_steps=torch.tensor([steps], dtype=torch.int32),
+    )
+    expected = measure(state, RADIO)
+    got = measure_in_place(state, RADIO)
+    assert torch.allclose(got.rsrp_dbm, expected.rsrp_dbm, rtol=0, atol=2e-5)
+    assert got.rsrp_sum_mw.sum() == 0 and got.measured_steps.item() == 0
 
 
 def test_l3_filter_at_200_ms_is_the_standards() -> None:

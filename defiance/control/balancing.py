@@ -26,9 +26,9 @@ class BalancingMemory:
     decisions: int
 
     @property
-    def triggered_s(self) -> Tensor:
-        """How long A3 has held, `[W, U, C]`; negative where it doesn't."""
-        return self.event.triggered_s
+    def entered(self) -> Tensor:
+        """Whether A3 holds for any cell, `[W, U]`."""
+        return self.event.entered
 
 
 @dataclass(frozen=True)

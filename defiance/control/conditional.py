@@ -27,9 +27,9 @@ class ConditionalMemory:
     executing: EventMemory
 
     @property
-    def triggered_s(self) -> Tensor:
-        """How long the execution's condition has held, `[W, U, C]`; negative where it doesn't."""
-        return self.executing.triggered_s
+    def entered(self) -> Tensor:
+        """Whether the execution's condition holds for any cell, `[W, U]`."""
+        return self.executing.entered
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,6 @@ class ConditionalA3:
             rule.hysteresis_db,
             0.0,
             rule.filter_k,
-            rule.period_s,
             rule.period_steps,
         )
         executing, due = a3_step(memory.executing, observation, rule)

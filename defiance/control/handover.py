@@ -12,13 +12,16 @@ settings runs as one batch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
-from defiance.network.measurements import Observation, l3_filter
+from defiance.network.measurements import Observation, l3_weight
+from defiance.network.scheduling import LOOP
 from defiance.network.state import NONE
 
 if TYPE_CHECKING:
@@ -36,40 +39,49 @@ ENVELOPE_PERIODS = 3
 
 @dataclass(frozen=True)
 class EventMemory:
-    """Memory of a rule: L3-filtered RSRP and how long its event has held, `[W, U, C]`; the serving cell."""
+    """Memory of a rule.
+
+    Attributes:
+        filtered_dbm: L3-filtered RSRP, `[W, U, C]`; nan before the first measurement.
+        held_s: how long the event has held for a cell, `[W, U, C]`; negative where it doesn't.
+        serving: cell in which it was measured, `[W, U]` int64.
+        entered: whether the event holds for any cell, `[W, U]`.
+    """
 
     filtered_dbm: Tensor
-    triggered_s: Tensor
+    held_s: Tensor
     serving: Tensor
+    entered: Tensor
 
 
 def no_event(worlds: int, users: int, cells: int) -> EventMemory:
     """Nothing measured yet."""
     unknown = torch.full((worlds, users, cells), torch.nan)
-    return EventMemory(unknown, torch.full_like(unknown, -1.0), torch.full((worlds, users), NONE))
+    nowhere = torch.full((worlds, users), NONE)
+    return EventMemory(unknown, torch.full_like(unknown, -1.0), nowhere, nowhere != NONE)
 
 
 @dataclass(frozen=True)
 class A3:
     """Event A3 of TS 38.331 clause 5.5.4.4: a neighbour becomes offset better than the serving cell.
 
-    Enters when Mn + Ocn - Hys > Ms + Off, leaves when Mn + Ocn + Hys < Ms + Off, reports once it has held for
-    the time to trigger, and again at every measurement while it holds (reports may be lost).
+    Enters when Mn + Ocn - Hys > Ms + Off at every measurement during the time to trigger (clause 5.5.4.1),
+    which is rounded up to whole periods; leaves when Mn + Ocn + Hys < Ms + Off. Reports at every measurement
+    while it holds (reports may be lost). At the station it has only the measurements whose reports arrived.
 
     Attributes:
         offset_db: Off, a number or `[W]`.
         hysteresis_db: Hys, a number or `[W]`.
         time_to_trigger_s: TTT, a number or `[W]`.
         filter_k: k of the L3 filter, a number or `[W]`.
-        period_s: time between two decisions.
-        period_steps: the same in steps of the simulator.
+        period_steps: simulator's steps between two decisions.
+        placement: `station` sees reports, `device` its own measurements.
     """
 
     offset_db: Tensor | float
     hysteresis_db: Tensor | float
     time_to_trigger_s: Tensor | float
     filter_k: Tensor | float
-    period_s: float = 0.1
     period_steps: int = 5
     placement: Literal["device", "station"] = "device"
 
@@ -79,6 +91,8 @@ class A3:
 
     def decide(self, memory: EventMemory, observation: Observation) -> tuple[EventMemory, Tensor]:
         """The strongest neighbour that has fulfilled A3 for the time to trigger."""
+        if observation.rsrp_dbm.device.type == "cpu":
+            return _a3_fused(memory, observation, self)
         memory, due = a3_step(memory, observation, self)
         return memory, strongest(memory.filtered_dbm, due)
 
@@ -100,7 +114,6 @@ class A5:
     hysteresis_db: Tensor | float
     time_to_trigger_s: Tensor | float
     filter_k: Tensor | float
-    period_s: float = 0.1
     period_steps: int = 5
     placement: Literal["device", "station"] = "device"
 
@@ -126,9 +139,10 @@ def a3_step(
         individual_offset_db: Ocn of every neighbour as its serving cell's users apply it, `[W, U, C]`.
     """
     filtered, own = _filtered(memory, observation, rule)
-    margin = filtered + individual_offset_db - own - _per_world(rule.offset_db)
-    hysteresis = _per_world(rule.hysteresis_db)
-    return _triggered(memory, observation, rule, filtered, margin - hysteresis > 0, margin + hysteresis >= 0)
+    margin = filtered + individual_offset_db - own
+    offset, hysteresis = _per_world(rule.offset_db), _per_world(rule.hysteresis_db)
+    enters, stays = margin > offset + hysteresis, margin >= offset - hysteresis
+    return _triggered(memory, observation, rule, filtered, enters, stays)
 
 
 def a5_step(memory: EventMemory, observation: Observation, rule: A5) -> tuple[EventMemory, Tensor]:
@@ -150,12 +164,16 @@ def strongest(level_db: Tensor, due: Tensor) -> Tensor:
 
 def _filtered(memory: EventMemory, observation: Observation, rule: A3 | A5) -> tuple[Tensor, Tensor]:
     """L3-filtered RSRP of all cells `[W, U, C]` and of the serving one `[W, U, 1]`."""
-    measured, k = observation.rsrp_dbm, _per_world(rule.filter_k)
-    interval_s = rule.period_s if observation.interval_s is None else observation.interval_s
-    filtered = torch.where(
-        memory.filtered_dbm.isnan(), measured, l3_filter(memory.filtered_dbm, measured, k, interval_s)
-    )
+    weight = l3_weight(_per_world(rule.filter_k), observation.interval_s)
+    known, measured = memory.filtered_dbm, observation.rsrp_dbm
+    filtered = torch.where(known.isnan(), measured, known + weight * (measured - known))
+    filtered = torch.where(_arrived(observation, rule)[..., None], filtered, known)
     return filtered, filtered.gather(-1, observation.serving.long()[..., None])
+
+
+def _arrived(observation: Observation, rule: A3 | A5) -> Tensor:
+    """Whose measurement the rule has, `[W, U]`."""
+    return observation.fresh if rule.placement == "station" else torch.ones_like(observation.fresh)
 
 
 def _triggered(
@@ -166,15 +184,93 @@ def _triggered(
     enters: Tensor,
     stays: Tensor,
 ) -> tuple[EventMemory, Tensor]:
-    """Runs the time to trigger, anew in every serving cell; never for the serving cell itself."""
-    serving = observation.serving.long()
-    held_s = torch.where((serving == memory.serving)[..., None], memory.triggered_s, -1.0)
+    """Runs the time to trigger, anew in every serving cell; never for it, nor for a cell that isn't heard."""
+    serving, arrived = observation.serving.long(), _arrived(observation, rule)
+    held_s = torch.where((serving == memory.serving)[..., None], memory.held_s, -1.0)
+    wait_s = _per_world(rule.time_to_trigger_s) - 1e-6
     was_in = held_s >= 0
-    inside = torch.where(was_in, stays, enters)
-    held_s = torch.where(inside, torch.where(was_in, held_s + rule.period_s, 0.0), -1.0)
-    held_s = held_s.scatter(-1, serving[..., None], -1.0)
-    due = (held_s >= _per_world(rule.time_to_trigger_s) - 1e-6) & (held_s >= 0)
-    return EventMemory(filtered_dbm, held_s, serving), due
+    inside = torch.where(was_in & (held_s >= wait_s), stays, enters) & (
+        observation.rsrp_dbm > observation.floor_dbm
+    )
+    now_s = torch.where(inside, torch.where(was_in, held_s + observation.period_s, 0.0), -1.0)
+    now_s = now_s.scatter(-1, serving[..., None], -1.0)
+    held_s = torch.where(arrived[..., None], now_s, held_s)
+    due = (held_s >= wait_s) & (held_s >= 0) & arrived[..., None]
+    return EventMemory(filtered_dbm, held_s, serving, (held_s >= 0).any(-1)), due
+
+
+def _a3_fused(memory: EventMemory, observation: Observation, rule: A3) -> tuple[EventMemory, Tensor]:
+    """`a3_step` and `strongest` in one pass over users: a study decides thousands of times."""
+    worlds, _, _ = observation.rsrp_dbm.shape
+
+    def per_world(value: Tensor | float) -> Any:
+        return torch.as_tensor(value, dtype=torch.float32).expand(worlds).contiguous().numpy()
+
+    after = EventMemory(
+        torch.empty_like(observation.rsrp_dbm),
+        torch.empty_like(observation.rsrp_dbm),
+        observation.serving.long(),
+        torch.empty_like(observation.fresh),
+    )
+    wanted = torch.empty_like(after.serving)
+    _a3_loop(
+        observation.rsrp_dbm.contiguous().numpy(),
+        _arrived(observation, rule).numpy(),
+        *(getattr(memory, f.name).numpy() for f in fields(memory)),
+        *(getattr(after, f.name).numpy() for f in fields(after)),
+        wanted.numpy(),
+        per_world(l3_weight(rule.filter_k, observation.interval_s)),
+        per_world(rule.offset_db),
+        per_world(rule.hysteresis_db),
+        per_world(rule.time_to_trigger_s) - np.float32(1e-6),
+        np.float32(observation.period_s),
+        np.float32(observation.floor_dbm),
+    )
+    return after, wanted
+
+
+@njit(**LOOP)
+def _a3_loop(  # type: ignore[no-untyped-def]
+    measured, arrived, known, was_held, was_serving, was_entered,
+    filtered, held, serving, entered, wanted,
+    weight, offset_db, hysteresis_db, wait_s, period_s, floor_dbm,
+):  # fmt: skip
+    worlds, users, cells = measured.shape
+    outside = np.float32(-1)
+    for w in range(worlds):
+        to_enter_db, to_stay_db = offset_db[w] + hysteresis_db[w], offset_db[w] - hysteresis_db[w]
+        for u in range(users):
+            own, wanted[w, u] = serving[w, u], NONE
+            same = own == was_serving[w, u]
+            if not arrived[w, u]:
+                for c in range(cells):
+                    filtered[w, u, c] = known[w, u, c]
+                    held[w, u, c] = was_held[w, u, c] if same else outside
+                entered[w, u] = same and was_entered[w, u]
+                continue
+            for c in range(cells):
+                before, now = known[w, u, c], measured[w, u, c]
+                moved = before + weight[w] * (now - before)
+                filtered[w, u, c] = moved if before == before else now
+            own_db, inside, ready = filtered[w, u, own], 0, 0
+            for c in range(cells):
+                before_s = was_held[w, u, c] if same else outside
+                margin_db = filtered[w, u, c] - own_db
+                far = before_s >= max(wait_s[w], np.float32(0))
+                stays = (margin_db >= to_stay_db) if far else (margin_db > to_enter_db)
+                stays &= measured[w, u, c] > floor_dbm
+                now_s = before_s + period_s if before_s >= 0 else np.float32(0)
+                held[w, u, c] = now_s if stays else outside
+            held[w, u, own] = outside
+            for c in range(cells):
+                inside += held[w, u, c] >= 0
+                ready += held[w, u, c] >= max(wait_s[w], np.float32(0))
+            entered[w, u] = inside > 0
+            if ready:
+                best_db = np.float32(-np.inf)
+                for c in range(cells):
+                    if held[w, u, c] >= max(wait_s[w], np.float32(0)) and filtered[w, u, c] > best_db:
+                        best_db, wanted[w, u] = filtered[w, u, c], c
 
 
 # --- its learned rival ----------------------------------------------------------------------------------

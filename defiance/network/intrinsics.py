@@ -1,4 +1,4 @@
-"""Two machine instructions that numba's Python has no words for."""
+"""Machine instructions that numba's Python has no words for."""
 
 from typing import Any
 
@@ -35,5 +35,19 @@ def _turn(context, travelled, direction, phase):  # type: ignore[no-untyped-def]
     return types.int32(travelled, direction, phase), generate
 
 
+def _reread(target: Any) -> Any:
+    """The same 32 bits as another type."""
+
+    def typed(context, value):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            return builder.bitcast(arguments[0], context.get_value_type(target))
+
+        return target(value), generate
+
+    return typed
+
+
 prefetch: Any = intrinsic(_fetch)
 ray_phase: Any = intrinsic(_turn)
+bits_of: Any = intrinsic(_reread(types.int32))
+float_of: Any = intrinsic(_reread(types.float32))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 from collections import namedtuple
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from functools import cache
@@ -75,36 +76,43 @@ def step(world: World, state: State, config: RadioConfig, steps: int = 1) -> Sta
 
 def step_in_place(world: World, state: State, config: RadioConfig, steps: int = 1) -> State:
     """`step` for a caller that owns the state and wants no copy: overwrites its tensors and returns it."""
+    return stepping(world, config)(state, steps)
+
+
+def stepping(world: World, config: RadioConfig) -> Callable[[State, int], State]:
+    """`step_in_place` of this world, `(state, steps) -> state`, for a caller that steps it many times."""
     worlds, users, cells = world.shape
-    rays = world.fading_direction.shape[2]
+    rays, bands = world.fading_direction.shape[2], config.bands
     phasors = band_phasors(rays, bool(world.rice_factor.numel()), config).numpy()
-    bands = config.bands
-    arguments = (
-        _flat(world),
-        _State(**_arrays(state)),
-        _radio(config, world.carrier_hz, phasors),
-        np.empty((worlds, users, bands), np.float32),
-    )
-
-    def run(first: int, end: int) -> None:
-        _run(first, end, 0, users, steps, True, *arguments, _buffers(cells, rays), desk(users, cells, bands))
-
+    flat, radio = _flat(world), _radio(config, world.carrier_hz, phasors)
+    efficiency = np.empty((worlds, users, bands), np.float32)
     threads = torch.get_num_threads()
-    if threads > worlds and users * cells >= threads * LINKS_PER_THREAD:
-        table = desk(users, cells, bands)
+    splits = threads > worlds and users * cells >= threads * LINKS_PER_THREAD
+    parts = threads if splits else min(threads, worlds)
+    buffers = [_buffers(cells, rays) for _ in range(max(1, parts))]
+    tables = [desk(users, cells, bands) for _ in range(1 if splits else max(1, parts))]
 
-        def part(w: int, first: int, end: int, schedules: bool) -> None:
-            _run(w, w + 1, first, end, 1, schedules, *arguments, _buffers(cells, rays), table)
+    def advance(state: State, steps: int) -> State:
+        fixed = flat, _State(**_arrays(state)), radio, efficiency
 
-        for _ in range(steps):
-            for w in range(worlds):
-                list(_pool(threads).map(part, [w] * threads, *_parts(users, threads), [False] * threads))
-                part(w, 0, 0, True)
-    elif min(threads, worlds) > 1:
-        list(_pool(threads).map(run, *_parts(worlds, min(threads, worlds))))
-    else:
-        run(0, worlds)
-    return state
+        def users_of(w: int, first: int, end: int, part: int) -> None:
+            _run(w, w + 1, first, end, 1, False, *fixed, buffers[part], tables[0])
+
+        def worlds_of(first: int, end: int, part: int) -> None:
+            _run(first, end, 0, users, steps, True, *fixed, buffers[part], tables[part])
+
+        if splits:
+            for _ in range(steps):
+                for w in range(worlds):
+                    list(_pool(threads).map(users_of, [w] * threads, *_parts(users, threads), range(threads)))
+                    _run(w, w + 1, 0, 0, 1, True, *fixed, buffers[0], tables[0])
+        elif parts > 1:
+            list(_pool(threads).map(worlds_of, *_parts(worlds, parts), range(parts)))
+        else:
+            worlds_of(0, worlds, 0)
+        return state
+
+    return advance
 
 
 def _buffers(cells: int, rays: int) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from defiance.errors import DefianceError
 from defiance.network import kernel, reference
-from defiance.network.measurements import Observation, measure, reported, unmeasured
+from defiance.network.measurements import Observation, measure, measure_in_place, reported, unmeasured
 from defiance.network.messages import Messenger
 from defiance.network.settings import RadioConfig
 from defiance.network.state import CONNECTED, NONE, REESTABLISHING, State, initial
@@ -111,7 +111,9 @@ class Loop:
         self.periods_per_measurement = max(1, round(config.measurement_s / period_s))
         self.periods_per_exchange = max(1, round(config.xn_report_s / period_s))
         self.sampled_from = period_steps - config.steps(config.sample_s)
-        self.step = kernel.step_in_place if world.gain_db.device.type == "cpu" else reference.step
+        on_cpu = world.gain_db.device.type == "cpu"
+        self.step = kernel.stepping(world, config) if on_cpu else reference.stepping(world, config)
+        self.measure = measure_in_place if on_cpu else measure
 
     def begin(self) -> Course:
         """Every user at the start of its route, served by the cell of least path loss."""
@@ -161,14 +163,15 @@ class Loop:
         now_s += self.period_s
         measured = course.periods % self.periods_per_measurement == 0
         if measured:
-            state = measure(state, config)
+            state = self.measure(state, config)
         load, load_steps = course.load, course.load_steps
         if course.periods % self.periods_per_exchange == self.periods_per_exchange - 1:
             load = (state.load_steps - load_steps) / (self.periods_per_exchange * self.period_steps)
             load_steps = state.load_steps.clone()
         seen, connected = state.rsrp_dbm, state.status == CONNECTED
         fresh = connected & measured
-        prepared = prepared & (connected & (state.serving == served))[..., None]
+        if self.conditional:
+            prepared = prepared & (connected & (state.serving == served))[..., None]
         if self.placement == "station":
             seen = reported(seen, state.serving, floor_dbm=config.rsrp_floor_dbm)
             fresh = self.messenger.report(state, fresh, course.periods, now_s, self._reported_cells)
@@ -177,7 +180,9 @@ class Loop:
             state.serving,
             fresh,
             steps=(course.periods + 1) * self.period_steps,
-            interval_s=(config.measurement_s if measured else 0.0) if config.measurement_s else None,
+            period_s=self.period_s,
+            interval_s=self.periods_per_measurement * self.period_s if measured else 0.0,
+            floor_dbm=config.rsrp_floor_dbm,
             load=load.float(),
             prepared=prepared,
         )
@@ -215,9 +220,9 @@ class Loop:
     def _run(self, state: State, first: int, end: int) -> State:
         """From one step of a period to another; what is measured starts with the sample."""
         if self.config.sample_s and first <= self.sampled_from < end:
-            state = unmeasured(self.step(self.world, state, self.config, self.sampled_from - first))
+            state = unmeasured(self.step(state, self.sampled_from - first))
             first = self.sampled_from
-        return self.step(self.world, state, self.config, end - first)
+        return self.step(state, end - first)
 
 
 def _holds(prepared: Tensor, cell: Tensor) -> Tensor:

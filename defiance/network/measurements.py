@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
+from defiance.network.intrinsics import bits_of, float_of
+from defiance.network.scheduling import LOOP
 from defiance.network.settings import RadioConfig
 from defiance.network.state import State
 
@@ -19,13 +24,14 @@ class Observation:
     """What a decision may see.
 
     Attributes:
-        rsrp_dbm: last measurement per cell, `[W, U, C]`; `RadioConfig.rsrp_floor_dbm` where a cell was not
-            heard or not reported.
+        rsrp_dbm: last measurement per cell, `[W, U, C]`.
         serving: serving cell, `[W, U]`.
         fresh: whether this measurement reached the decider, `[W, U]`.
         steps: steps since the start.
+        period_s: time between two decisions.
         interval_s: time between this measurement and the one before; 0 if nothing was measured since the last
-            decision, None if every decision has its measurement.
+            decision.
+        floor_dbm: stands in `rsrp_dbm` for a cell that was not heard or not reported.
         load: mean share of PRBs of every cell that stations last told each other over Xn, `[W, C]`.
         prepared: cells whose conditional configuration the device holds, `[W, U, C]`.
     """
@@ -34,7 +40,9 @@ class Observation:
     serving: Tensor
     fresh: Tensor
     steps: int
-    interval_s: float | None = None
+    period_s: float = 0.1
+    interval_s: float = 0.1
+    floor_dbm: float = RSRP_FLOOR_DBM
     load: Tensor | None = None
     prepared: Tensor | None = None
 
@@ -46,6 +54,20 @@ def measure(state: State, config: RadioConfig) -> State:
     return replace(unmeasured(state), rsrp_dbm=rsrp.clamp(min=config.rsrp_floor_dbm))
 
 
+def measure_in_place(state: State, config: RadioConfig) -> State:
+    """`measure` on the CPU for a caller that owns the state, whose sums are emptied."""
+    rsrp_dbm = torch.empty_like(state.rsrp_sum_mw)
+    per_element = 1 / (state.measured_steps.clamp(min=1) * config.resource_elements)
+    _measure_loop(
+        state.rsrp_sum_mw.flatten(1).numpy(),
+        per_element.float().numpy(),
+        np.float32(config.rsrp_floor_dbm),
+        rsrp_dbm.flatten(1).numpy(),
+    )
+    state.measured_steps.zero_()
+    return replace(state, rsrp_dbm=rsrp_dbm)
+
+
 def unmeasured(state: State) -> State:
     """The state from which a new measurement begins."""
     return replace(
@@ -55,15 +77,19 @@ def unmeasured(state: State) -> State:
     )
 
 
-def l3_filter(filtered_dbm: Tensor, measured_dbm: Tensor, k: Tensor | float, period_s: float) -> Tensor:
-    """Layer-3 filtering of TS 38.331 clause 5.5.3.2: F = (1 - a) F + a M.
+def l3_weight(k: Tensor | float, period_s: float) -> Tensor:
+    """Weight a of TS 38.331 clause 5.5.3.2 for the filter coefficient k and measurements so far apart.
 
     a = 1/2^(k/4) at one measurement per 200 ms; at another rate it is adapted so that the filter keeps its
     time constant, as the clause demands.
     """
     a = torch.as_tensor(k, dtype=torch.float32).mul(-0.25).exp2()
-    a = 1 - (1 - a) ** (period_s / 0.2)
-    return filtered_dbm + a * (measured_dbm - filtered_dbm)
+    return 1 - (1 - a) ** (period_s / 0.2)
+
+
+def l3_filter(filtered_dbm: Tensor, measured_dbm: Tensor, k: Tensor | float, period_s: float) -> Tensor:
+    """Layer-3 filtering of TS 38.331 clause 5.5.3.2: F = (1 - a) F + a M, with a as in `l3_weight`."""
+    return filtered_dbm + l3_weight(k, period_s) * (measured_dbm - filtered_dbm)
 
 
 def reported(
@@ -85,3 +111,25 @@ def reported(
     count = min(neighbours + 1, rsrp_dbm.shape[-1])
     weakest = ranked.topk(count, dim=-1).values[..., -1:]
     return torch.where(ranked >= weakest, rsrp_dbm.round(), floor_dbm)
+
+
+@njit(**LOOP, fastmath={"contract", "reassoc"})
+def _measure_loop(sums_mw, per_element, floor_dbm, rsrp_dbm):  # type: ignore[no-untyped-def]
+    """Writes `rsrp_dbm` and zeros `sums_mw`, both `[W, n]`."""
+    for w in range(len(sums_mw)):
+        for k in range(sums_mw.shape[1]):
+            rsrp = np.float32(10) * log10(max(sums_mw[w, k] * per_element[w], np.float32(1e-20)))
+            rsrp_dbm[w, k] = max(rsrp, floor_dbm)
+            sums_mw[w, k] = 0
+
+
+@njit(inline="always")
+def log10(x):  # type: ignore[no-untyped-def]
+    """log10 of a normal float32: exponent, and of the mantissa a polynomial of 7th order; error < 2e-7."""
+    bits = bits_of(x)
+    exponent = np.float32((bits >> np.int32(23)) - np.int32(127))
+    m = float_of(np.int32((bits & np.int32(0x7FFFFF)) | np.int32(0x3F800000))) - np.float32(1)
+    high = np.float32(0.19429427) + m * (np.float32(-0.079557688) + m * np.float32(0.015529904))
+    low = np.float32(0.4735534) + m * (np.float32(-0.32590194) + m * high)
+    log2 = exponent + m * (np.float32(1.4426678) + m * (np.float32(-0.72058547) + m * low))
+    return np.float32(math.log10(2)) * log2

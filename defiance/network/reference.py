@@ -7,6 +7,7 @@ Everything a user or a cell does in `RadioConfig.step_s` seconds stands here onc
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -37,6 +38,11 @@ def step(world: World, state: State, config: RadioConfig, steps: int = 1) -> Sta
     for _ in range(steps):
         state = _step(world, state, config)
     return state
+
+
+def stepping(world: World, config: RadioConfig) -> Callable[[State, int], State]:
+    """`step` of this world, `(state, steps) -> state`."""
+    return lambda state, steps: step(world, state, config, steps)
 
 
 def position_m(world: World, travelled_m: Tensor) -> Tensor:

@@ -58,8 +58,8 @@ class Triggering(Protocol):
     """Memory of a policy with an entering condition, as TR 36.839's failure states need it."""
 
     @property
-    def triggered_s(self) -> Tensor:
-        """How long the condition has held for a cell, `[W, U, C]`; negative where it doesn't."""
+    def entered(self) -> Tensor:
+        """Whether the condition holds for any cell, `[W, U]`."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def simulate(
         course, wanted = loop.ask(course, wanted)
         triggered = wanted != NONE
         if isinstance(memory, Triggering):
-            triggered = triggered | (memory.triggered_s >= 0).any(-1)
+            triggered = triggered | memory.entered
         if record and period >= counting_from:
             frames.append(_frame(world, course.state, observation, start))
         if advance is not None:

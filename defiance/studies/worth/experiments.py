@@ -208,7 +208,6 @@ def rule(config: Config, columns: Tensor | list[float]) -> A3:
         hysteresis_db=hysteresis_db,
         time_to_trigger_s=time_to_trigger_s,
         filter_k=k,
-        period_s=PERIOD_STEPS["device"] * config.radio.step_s,
         period_steps=PERIOD_STEPS["device"],
     )
 
@@ -259,7 +258,6 @@ def experience_of(config: Config, city: str, map_: str, placement: str) -> Exper
     period = PERIOD_STEPS[placement]
     behaviour = replace(
         BEHAVIOUR,
-        period_s=period * config.radio.step_s,
         period_steps=period,
         placement="device" if placement == "device" else "station",
     )
