@@ -258,20 +258,21 @@ class LossyLink:
         """Decide the fate of what has been on the way for `delay_s`."""
         due_s = state.packets.offered_s + self.delay_s
         due = due_s <= until_s
-        packets = state.packets.select(due)
-        lost = rng.uniform(packets.id) < state.packet_loss[due]
+        packets, loss, left = state.packets, state.packet_loss, self.initial()
+        if not bool(due.all()):
+            left = LossyState(packets.select(~due), loss[~due], state.loss_probability)
+            packets, loss, due_s = packets.select(due), loss[due], due_s[due]
+        lost = rng.uniform(packets.id) < loss
         sent_bits = packets.payload_bits + self.header_bits
         deliveries = outcome(
             packets,
-            arrived_s=torch.where(lost, torch.inf, due_s[due]),
+            arrived_s=torch.where(lost, torch.inf, due_s),
             sent_bits=sent_bits,
             channel_uses=(sent_bits.double() / self.bits_per_channel_use).ceil().to(torch.int64),
             tx_energy_j=sent_bits.double() * self.tx_energy_j_per_bit,
             rx_energy_j=sent_bits.double() * self.rx_energy_j_per_bit,
         )
-        return replace(
-            state, packets=state.packets.select(~due), packet_loss=state.packet_loss[~due]
-        ), deliveries
+        return replace(left, loss_probability=state.loss_probability), deliveries
 
 
 @dataclass(frozen=True)
