@@ -71,7 +71,8 @@ def test_nothing_breaks_and_nobody_is_lost(
     streams = [stream(seed, w) for w in range(2)]
     world = replace(world, gain_db=world.gain_db + gain_db)
     if speed_kmh is not None:
-        world = replace(world, speed_mps=torch.full((2, users), speed_kmh / 3.6))
+        longer_m = world.route_m.repeat(1, 1, 3, 1)
+        world = replace(world, speed_mps=torch.full((2, users), speed_kmh / 3.6), route_m=longer_m)
     if background is not None:
         world = replace(world, background_load=torch.full((2, cells), background))
     if packets:

@@ -13,6 +13,7 @@ from torch import Tensor
 from worlds import RADIO, corridor, gain_for_snr, start
 
 from defiance.control.handover import A3
+from defiance.errors import DefianceError
 from defiance.link import PURPOSES
 from defiance.network.measurements import (
     RSRP_FLOOR_DBM,
@@ -372,3 +373,26 @@ def test_the_log_tells_the_course() -> None:
     assert bool((log.outage_steps.diff(dim=0) >= 0).all()) and bool((log.outage_steps[0] <= 5).all())
     connected = log.sinr_db.isfinite()
     assert connected.any() and (~connected).any()
+
+
+# --- wrong use ---
+
+
+def test_a_run_longer_than_its_routes_is_refused() -> None:
+    """Users would stand at the end while their fading goes on."""
+    world = draw_worlds(small_scene(), RADIO, [stream(1, "w")], users=2, duration_s=2.0, **ORDINARY)
+    with pytest.raises(DefianceError, match=r"routes end after .* draw worlds with duration_s=11 or more"):
+        simulate(world, RADIO, A3(3.0, 0.0, 0.0, 0.0), stream(1, "m"), duration_s=10.0)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"load": -1.0}, {"load": math.nan}, {"demand_bps": -1.0}, {"speed_kmh": -30.0}, {"duration_s": 0.0}],
+)
+def test_worlds_of_impossible_numbers_are_refused(wrong: dict[str, float]) -> None:
+    asked = {"duration_s": 2.0} | ORDINARY | wrong
+    with pytest.raises(DefianceError, match=next(iter(wrong))):
+        draw_worlds(small_scene(), RADIO, [stream(1, "w")], users=2, **asked)
+
+
+ORDINARY = {"speed_kmh": 30.0, "load": 0.5, "demand_bps": 1e6}

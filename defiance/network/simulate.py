@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from defiance.errors import DefianceError
 from defiance.network import reference
 from defiance.network.failures import Failures, fold_failures, no_failures
 from defiance.network.loop import Loop, Placement
@@ -20,6 +21,7 @@ from defiance.network.measurements import Observation
 from defiance.network.settings import RadioConfig
 from defiance.network.state import NONE, State, sinr_db
 from defiance.network.world import World
+from defiance.scene.streets import ROUTE_SPACING_M
 from defiance.seeding import Stream
 
 
@@ -68,7 +70,7 @@ class Log:
 
     Attributes:
         rsrp_dbm: what the decider saw, `[T, W, U, C]` int8 in whole dB.
-        serving: `[T, W, U]` int8.
+        serving: `[T, W, U]` int16.
         fresh: `[T, W, U]` bool.
         sinr_db: mean over the Qin window, `[T, W, U]` float16; nan while not connected.
         outage_steps: steps in outage so far, `[T, W, U]` int32.
@@ -134,7 +136,7 @@ def simulate(
         advance: called with the steps done, for progress bars.
 
     Raises:
-        DefianceError: a procedure doesn't fit between two decisions.
+        DefianceError: a procedure doesn't fit between two decisions, or routes end before the run does.
     """
     worlds, users, cells = world.shape
     loop = Loop(
@@ -151,6 +153,7 @@ def simulate(
     failures = no_failures(worlds, users)
     counting_from = math.ceil(warm_up_s / loop.period_s)
     periods = counting_from + max(1, round(duration_s / loop.period_s))
+    _check_routes(world, periods * loop.period_s)
     frames: list[tuple[Tensor, ...]] = []
     start, failures_before = course.state.clone(), failures
     for period in range(periods):
@@ -184,12 +187,23 @@ def simulate(
     )
 
 
+def _check_routes(world: World, lasts_s: float) -> None:
+    """Refuses a run whose users would stand at the end of their routes while their fading goes on."""
+    route_m = (world.route_m.shape[2] - 1) * ROUTE_SPACING_M
+    fastest_mps = float(world.speed_mps.max()) if world.speed_mps.numel() else 0.0
+    if fastest_mps * lasts_s > route_m + ROUTE_SPACING_M:
+        raise DefianceError(
+            f"routes end after {route_m / fastest_mps:.1f} s, but the run lasts {lasts_s:.1f} s;"
+            f" draw worlds with duration_s={math.ceil(lasts_s)} or more"
+        )
+
+
 def _frame(world: World, state: State, observation: Observation, start: State) -> tuple[Tensor, ...]:
     """A period's entries of a `Log`."""
     quality = sinr_db(state)
     return (
         observation.rsrp_dbm.clamp(min=-128).round().to(torch.int8),
-        state.serving.to(torch.int8),
+        state.serving.to(torch.int16),
         observation.fresh,
         torch.where(quality.isfinite(), quality, torch.nan).half(),
         state.outage_steps - start.outage_steps,

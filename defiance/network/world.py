@@ -7,6 +7,7 @@ route.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from defiance.errors import DefianceError
 from defiance.network.settings import RadioConfig
 from defiance.radio.tr38901 import CAR_DB, CAR_SIGMA_DB, penetration_db
 from defiance.scene import Scene
@@ -138,7 +140,11 @@ def draw_worlds(
         region: outdoor cells that routes keep to, `[rows, columns]`.
         drives: draws the routes of so many users and of such a length, `[U, P, 2]`, instead of trips along
             the scene's shortest paths.
+
+    Raises:
+        DefianceError: a number is outside its range.
     """
+    _check(duration_s, speed_kmh, load, demand_bps)
     kind = next(kind for limit, kind in KIND_OF_SPEED if speed_kmh < limit)
     length_m = duration_s * speed_kmh / 3.6 * 1.15 + 4 * ROUTE_SPACING_M
     route, speed = [], []
@@ -197,7 +203,11 @@ def draw_drop_worlds(
         load: share of PRBs that is occupied on average without the simulated users, [0, 1]; cells differ by
             +-20 %.
         demand_bps: traffic that every user wants.
+
+    Raises:
+        DefianceError: a number is outside its range.
     """
+    _check(duration_s, speed_kmh, load, demand_bps)
     length_m = duration_s * max(speed_kmh, WALK_KMH) / 3.6 + 2 * ROUTE_SPACING_M
     route, speed, floor, loss = [], [], [], []
     for stream in streams:
@@ -280,6 +290,18 @@ def drop_rice_factor(drop: Drop, stream: Stream) -> Tensor:
     factor = torch.zeros_like(drop.gain_db)
     factor[0] = torch.where(drop.los[0], 10 ** (k_db / 10), 0.0)[..., drop.cell_site]
     return factor
+
+
+def _check(duration_s: float, speed_kmh: float, load: float, demand_bps: float) -> None:
+    for name, value, least, most in (
+        ("duration_s", duration_s, 1e-9, math.inf),
+        ("speed_kmh", speed_kmh, 0.0, 1000.0),
+        ("load", load, 0.0, 1.0),
+        ("demand_bps", demand_bps, 0.0, math.inf),
+    ):
+        if not least <= value <= most:
+            between = f"{least:g} to {most:g}" if most < math.inf else "positive numbers"
+            raise DefianceError(f"worlds can't be drawn with {name}={value}; it takes {between}")
 
 
 def _draws(
