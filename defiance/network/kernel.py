@@ -140,7 +140,8 @@ def _flat(world: World) -> Any:
     for name in ("gain_db", "rice_factor"):
         arrays[name] = arrays[name].reshape(-1)
     for name in ("fading_direction", "fading_phase"):
-        arrays[name] = arrays[name].reshape(*world.shape[:2], -1)
+        worlds, users, rays, cells = arrays[name].shape
+        arrays[name] = arrays[name].reshape(worlds, users, rays * cells)
     arrays |= {"lattice_m": _to_lattice(world), "map_shape": tuple(world.gain_db.shape[1:3])}
     return _World(**arrays)
 
