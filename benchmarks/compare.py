@@ -41,6 +41,8 @@ ONE_THREAD = {
 REPETITIONS = 9
 ANSWER_S = 900
 WIDTH = 160  # of the table in a file
+PAGE = REPOSITORY / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- made by `make bench` -->", "<!-- end -->"
 STEP_MS = 21.0  # of N-MNIST's 315 ms in 15 steps: what a stream that keeps up has for each
 COVERAGE = 0.95
 
@@ -70,7 +72,7 @@ class Comparison:
         program: ours, of `benchmarks.ours`.
         peer: environment and module of the other side; `ours` for a program of ours, none for a bare number.
         peer_program: the other side's.
-        wanted: the ratio to reach; 0 if none is set.
+        wanted: the ratio to reach; 0 if none is set. A bar's is 1.
         bar: what we are compared with if there is no peer.
         repetitions: at most.
     """
@@ -224,6 +226,7 @@ def measure(comparison: Comparison, repetitions: int) -> dict[str, Any]:
         "unit": comparison.unit,
         "ratio_low": low,
         "ratio_high": high,
+        "wanted": 1.0 if comparison.bar else comparison.wanted,
     }
 
 
@@ -250,30 +253,52 @@ def compare(chosen: Sequence[Comparison], repetitions: int, console: Console) ->
     }
 
 
-def show(found: dict[str, Any], chosen: Sequence[Comparison], console: Console) -> None:
-    """Print the rows as a table, with what is wanted of them."""
-    table = Table(title="DEFIANCE beside its peers, one thread")
-    for column in ("", "peer", "unit", "ours", "ratio", "95 %", "wanted"):
-        table.add_column(column, justify="right" if column in ("ours", "ratio", "95 %", "wanted") else "left")
-    wanted = {(c.bench, c.against): 1.0 if c.bar else c.wanted for c in chosen}
-    for row in found["rows"]:
-        goal = wanted[row["bench"], row["peer"]]
-        reached = "" if row["ratio"] >= goal else " missed"
-        table.add_row(
-            row["bench"],
-            f"{row['peer']} {row['peer_version']}".strip(),
-            row["unit"],
-            f"{row['ours']:,.4g}" if row["ours"] < 1000 else f"{row['ours']:,.0f}",
-            f"{row['ratio']:,.2f}",
-            f"{row['ratio_low']:,.2f} to {row['ratio_high']:,.2f}",
-            f"{goal:g}{reached}" if goal else "",
-        )
-    console.print(table)
-    load = found["load_average"]
-    console.print("{cpu}, {cores} cores".format(**found["machine"]), markup=False)
-    console.print(
-        f"load average {load['before']} before, {load['after']} after, {found['repetitions']} repetitions"
+COLUMNS = ("", "peer", "unit", "ours", "ratio", "95 %", "wanted")
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row in words, with what is wanted of it."""
+    reached = "reached" if row["ratio"] >= row["wanted"] else "missed"
+    return (
+        row["bench"],
+        f"{row['peer']} {row['peer_version']}".strip(),
+        row["unit"],
+        f"{row['ours']:,.4g}" if row["ours"] < 1000 else f"{row['ours']:,.0f}",
+        f"{row['ratio']:,.2f}",
+        f"{row['ratio_low']:,.2f} to {row['ratio_high']:,.2f}",
+        f"{row['wanted']:g}: {reached}" if row["wanted"] else "",
     )
+
+
+def circumstances(found: dict[str, Any]) -> str:
+    """Where and how it was measured."""
+    load = found["load_average"]
+    return (
+        "{cpu}, {cores} cores, ".format(**found["machine"])
+        + f"load average {load['before']} before, {load['after']} after, {found['repetitions']} repetitions"
+    )
+
+
+def document(found: dict[str, Any]) -> None:
+    """Write the rows into docs/benchmarks.md."""
+    lines = [f"| {' | '.join(columns)} |" for columns in (COLUMNS, ["---"] * len(COLUMNS))]
+    lines += [f"| {' | '.join(cells(row))} |" for row in found["rows"]]
+    text = PAGE.read_text(encoding="utf-8")
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    made = f"{BEGIN}\n\n{circumstances(found)}.\n\n" + "\n".join(lines) + f"\n\n{END}"
+    PAGE.write_text(before + made + after, encoding="utf-8")
+
+
+def show(found: dict[str, Any], console: Console) -> None:
+    """Print the rows as a table."""
+    table = Table(title="DEFIANCE beside its peers, one thread")
+    for column in COLUMNS:
+        table.add_column(column, justify="right" if column in COLUMNS[3:] else "left")
+    for row in found["rows"]:
+        table.add_row(*cells(row))
+    console.print(table)
+    console.print(circumstances(found), markup=False)
     for gap in found["missing"]:
         console.print(f"missing: {gap['bench']} / {gap['peer']}: {gap['why']}", markup=False)
 
@@ -296,7 +321,9 @@ def main() -> None:
     found = compare(chosen, arguments.repetitions, console)
     if out is not None:
         write_atomically(out, json.dumps(found, indent=1) + "\n")
-    show(found, chosen, console)
+    if not arguments.only and arguments.out is None:
+        document(found)
+    show(found, console)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.worker import Program, serve
-from benchmarks.worlds import one_site, urban
+from benchmarks.worlds import link_bytes, one_site, urban
 from defiance import __version__
 from defiance.codecs import codec, events, streaming, vdib
 from defiance.codecs.codec import Samples
@@ -26,7 +26,7 @@ from defiance.studies.coinference.data import CLASSES, binned, duration_us
 BATCH, BATCHES, ACTIVE, PIXELS = 100, 4, 0.05, 34
 EPOCH, USES, RECORDINGS = 10_000, 480, 14
 COPIED = 2**26  # floats
-CONFIG = RadioConfig()
+CONFIG = RadioConfig(scheduler="proportional_fair")
 
 
 def training() -> Program:
@@ -140,15 +140,10 @@ def units(world: World, per: str) -> int:
 
 
 def traffic(users: int, steps: int) -> Program:
-    """The fused step on 57 cells; a unit is a byte that belongs to a link and that the step must touch.
-
-    Those are each link's arrivals and phases, the four map points around its user, and the sum of its
-    received power, read and written.
-    """
-    world = urban(1, users, 1.0)
-    constant = world.fading_direction.nbytes + world.fading_phase.nbytes
-    per_link = 4 * world.gain_db.element_size() + 2 * 4
-    return Program(step(world, steps, "link").run, steps * (constant + per_link * units(world, "link")))
+    """The fused step on 57 cells; a unit is a byte of a link that the step must touch (`link_bytes`)."""
+    world = urban(1, users, 5.0)
+    touched = link_bytes(world) * units(world, "link")
+    return Program(step(world, steps, "link").run, steps * touched)
 
 
 def copying() -> Program:

@@ -17,14 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.step import machine
-from benchmarks.worlds import urban
+from benchmarks.worlds import link_bytes, urban
 from defiance.network import kernel
 from defiance.network.settings import RadioConfig
 from defiance.network.state import initial
 
 CELLS = 57
-BYTES_PER_LINK = 64 + 8
-"""Read: directions and phases of 8 scatterers; read and written: the sum of received power."""
 REPETITIONS = 4
 LINKS = 6_000_000
 """Links of one repetition, at least."""
@@ -61,7 +59,7 @@ def measure(users: int) -> dict[str, float]:
     return {
         "users": users,
         "ns_per_link": cpu_s / steps / links * 1e9,
-        "gb_per_s": BYTES_PER_LINK * steps * links / cpu_s / 1e9,
+        "gb_per_s": link_bytes(world) * steps * links / cpu_s / 1e9,
         "two_threads": one_s / two_s,
         "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }

@@ -40,6 +40,17 @@ def urban(worlds: int, users: int, duration_s: float) -> World:
     )
 
 
+def link_bytes(world: World) -> int:
+    """Bytes that belong to a link and that a step must touch.
+
+    Its rays' directions and phases, the four map points around its user, and the sum of its received power,
+    read and written.
+    """
+    rays = world.fading_direction.shape[2]
+    per_ray = world.fading_direction.element_size() + world.fading_phase.element_size()
+    return rays * per_ray + 4 * world.gain_db.element_size() + 2 * 4
+
+
 def one_site(worlds: int, users: int, sectors: int, duration_s: float) -> World:
     """A site in the middle of a square of 500 m, users who walk straight on; arguments as of `urban`."""
     scatterers = RadioConfig().scatterers

@@ -1,0 +1,22 @@
+"""The examples of the documentation run as they stand there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def examples(page: str) -> list[str]:
+    """Python blocks of a page."""
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["simulator.md"])
+def test_examples_run(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = examples(page)
+    assert found
+    for example in found:
+        exec(compile(example, page, "exec"), {})
+    assert "nan" not in capsys.readouterr().out
