@@ -1,25 +1,67 @@
-"""Writes what results/worth.json says into README.md and docs/; `make readme` runs it."""
+"""Writes what the committed sheets say into README.md and docs/; `make readme` runs it."""
 
 from __future__ import annotations
 
 import re
 import sys
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from defiance.kpm import Row, Sheet
 from defiance.report import write_report
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- worth: made by `make readme` -->", "<!-- end -->"
+END = "<!-- end -->"
 
 
-def percent(row: Row) -> str:
+@dataclass(frozen=True)
+class Part:
+    """A piece of a document that says what a sheet says, between a comment that names it and `END`.
+
+    Attributes:
+        document: path below the repository.
+        study: whose sheet, results/STUDY.json.
+        text: what it says.
+    """
+
+    document: str
+    study: str
+    text: Callable[[Sheet], str]
+
+    @property
+    def begin(self) -> str:
+        """The comment before it."""
+        return f"<!-- {self.study}: made by `make readme` -->"
+
+    def refreshed(self, document: str, sheet: Sheet) -> str:
+        """The document with this part written anew."""
+        before, rest = document.split(self.begin)
+        _, after = rest.split(END, 1)
+        return f"{before}{self.begin}\n\n{self.text(sheet)}\n\n{END}{after}"
+
+
+def percent(row: Row, digits: int = 2) -> str:
     """`2.47 %`."""
-    return f"{100 * row.mean:.2f} %"
+    return f"{100 * row.mean:.{digits}f} %"
 
 
-def table(sheet: Sheet) -> str:
+def sentences(verdict: str) -> list[str]:
+    """A verdict's sentences."""
+    return re.split(r"(?<=\.) (?=[A-Z])", verdict)
+
+
+def quoted(verdict: str) -> str:
+    """The verdict's first sentence, and a list of the others."""
+    first, *others = sentences(verdict)
+    return "\n".join([f"> **{first}**", ">", *(f"> - {sentence}" for sentence in others)])
+
+
+# --- worth ----------------------------------------------------------------------------------------------
+
+
+def worth_table(sheet: Sheet) -> str:
     """Outage under the rule, the learned function that validation chose, and the genie, by scenario."""
     index = {(r.candidate, r.regime, r.scenario, r.metric): r for r in sheet.rows if r.node == "network"}
     lines = [
@@ -48,14 +90,8 @@ def table(sheet: Sheet) -> str:
     return "\n".join(lines)
 
 
-def quoted(verdict: str) -> str:
-    """The verdict's first sentence, and a list of the others."""
-    first, *others = re.split(r"(?<=\.) (?=[A-Z])", verdict)
-    return "\n".join([f"> **{first}**", ">", *(f"> - {sentence}" for sentence in others)])
-
-
-def section(sheet: Sheet) -> str:
-    """What README says about the sheet."""
+def worth(sheet: Sheet) -> str:
+    """What README says about learned handover."""
     made_by = (
         f"From `results/worth.json`, made by `make results/worth` ({len(sheet.seeds)} test seeds; "
         "city/speed/load/cap on\nhandovers per user-minute/map). A3 and the learned function's threshold are "
@@ -63,21 +99,97 @@ def section(sheet: Sheet) -> str:
         "`make demo` runs a small preset anew and says how few seeds it has."
     )
     picture = "![Outage avoided in every scenario, with 95 % intervals](docs/outage-cut.png)"
-    return "\n\n".join([BEGIN, quoted(sheet.verdict), picture, table(sheet), made_by, END])
+    return "\n\n".join([quoted(sheet.verdict), picture, worth_table(sheet), made_by])
 
 
-def refreshed(readme: str, sheet: Sheet) -> str:
-    """README with the section replaced."""
-    before, rest = readme.split(BEGIN)
-    return before + section(sheet) + rest.split(END)[1]
+# --- coinference ----------------------------------------------------------------------------------------
+
+
+def coinference_table(sheet: Sheet) -> str:
+    """Accuracy of every candidate at the reference uses, its device's energy and when it decides."""
+    test, uses = sheet.config["data"][0], sheet.config["reference_uses"]
+    noises = [name for name in ("noiseless", "0dB", "-4dB", "-8dB") if _accuracies(sheet, test, uses, name)]
+    head = [name.replace("dB", " dB") for name in noises]
+    lines = [
+        f"| candidate | {' | '.join(head)} | device, 45 nm | decides after |",
+        "|---|" + "---|" * (len(noises) + 2),
+    ]
+    first = _accuracies(sheet, test, uses, noises[0])
+    for name in sorted(first, key=lambda name: -first[name].mean):
+        regime = first[name].regime
+        found = [_accuracies(sheet, test, uses, noise).get(name) for noise in noises]
+        spent = [
+            row
+            for row in sheet.select(
+                candidate=name, regime=regime, metric="energy", scenario=f"{test}/uses{uses}"
+            )
+            if row.node.startswith("device, 45 nm")
+        ]
+        decided = sheet.select(
+            candidate=name, regime=regime, metric="time_to_decision", scenario=f"{test}/uses{uses}/noiseless"
+        )
+        cells = [
+            f"`{name}`",
+            *(_interval(row) if row else "" for row in found),
+            f"{1e6 * spent[0].mean:.2g} µJ" if spent else "",
+            f"{1e3 * decided[0].mean:.0f} ms" if decided else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _accuracies(sheet: Sheet, test: str, uses: int, noise: str) -> dict[str, Row]:
+    rows = sheet.select(metric="performance", scenario=f"{test}/uses{uses}/{noise}", node="edge")
+    return {
+        row.candidate: row for row in rows if row.regime in ("mixed" if test == "nmnist" else "simulated",)
+    }
+
+
+def _interval(row: Row) -> str:
+    return f"{100 * row.mean:.1f} % ± {100 * (row.ci_high - row.mean):.1f}"
+
+
+def coinference(sheet: Sheet) -> str:
+    """What the study's documentation says about its outcome."""
+    made_by = (
+        f"From `results/coinference.json`, made by `make results/coinference` ({len(sheet.seeds)} seeds, "
+        "each with its own fold of real\nrecordings; 95 % intervals over seeds). Device energy by "
+        "arithmetic of one 45 nm process."
+    )
+    picture = "![Share of recordings named rightly against Eb/N0](accuracy-noise.png)"
+    return "\n\n".join([quoted(sheet.verdict), picture, coinference_table(sheet), made_by])
+
+
+def coinference_in_short(sheet: Sheet) -> str:
+    """What README says about it."""
+    first, second, third, *_ = sentences(sheet.verdict)
+    return f"> **{first}** {second} {third}"
+
+
+PARTS = (
+    Part("README.md", "worth", worth),
+    Part("README.md", "coinference", coinference_in_short),
+    Part("docs/coinference-study.md", "coinference", coinference),
+)
+PICTURES = (("worth", "outage-cut"), ("coinference", "accuracy-noise"))
+"""Study and figure of its report that docs/ show."""
+
+
+def main() -> None:
+    """Writes every part and picture."""
+    sheets = {part.study: Sheet.load(ROOT / "results" / f"{part.study}.json") for part in PARTS}
+    for part in PARTS:
+        path = ROOT / part.document
+        path.write_text(
+            part.refreshed(path.read_text(encoding="utf-8"), sheets[part.study]), encoding="utf-8"
+        )
+    for study, figure in PICTURES:
+        with tempfile.TemporaryDirectory() as folder:
+            write_report([sheets[study]], Path(folder))
+            picture = (Path(folder) / "figures" / f"{figure}.png").read_bytes()
+        (ROOT / "docs" / f"{figure}.png").write_bytes(picture)
+    sys.stdout.write("README.md and docs/ say what the sheets in results/ say\n")
 
 
 if __name__ == "__main__":
-    path, sheet = ROOT / "README.md", Sheet.load(ROOT / "results" / "worth.json")
-    path.write_text(refreshed(path.read_text(encoding="utf-8"), sheet), encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        write_report([sheet], Path(folder))
-        (ROOT / "docs" / "outage-cut.png").write_bytes(
-            (Path(folder) / "figures" / "outage-cut.png").read_bytes()
-        )
-    sys.stdout.write("README.md and docs/outage-cut.png say what results/worth.json says\n")
+    main()

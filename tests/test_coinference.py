@@ -260,7 +260,7 @@ def test_the_full_preset_trains_what_its_documentation_says() -> None:
     found = models(config, tuple(range(5)))
     assert len(found) == len(set(found)) == len({model.key for model in found})
     assert {model.regime for model in found if model.data == "nmnist"} == {
-        "mixed", "at4dB", "at-4dB", "simulated", "real", "beta0", "beta0.001", "beta0.01",
+        "mixed", "at4dB", "simulated", "real", "beta0", "beta0.01",
     }  # fmt: skip
     assert {model.candidate for model in found} == set(NAMES)
     assert {model.uses for model in found if model.candidate == "s-vdib"} == {*config.uses}

@@ -80,7 +80,7 @@ class Config:
         metadata={"help": "who competes at every number of uses"},
     )
     uses: tuple[int, ...] = field(
-        default=(15, 60, 120, 240, 480, 2040),
+        default=(15, 60, 120, 480, 2040),
         metadata={"min": STEPS, "max": 2040, "help": f"channel uses per recording, multiples of {STEPS}"},
     )
     reference_uses: int = field(
@@ -91,11 +91,11 @@ class Config:
         metadata={"min": -30.0, "max": 30.0, "unit": "dB", "help": "energy of a channel use over N0"},
     )
     mismatch_db: tuple[float, ...] = field(
-        default=(4.0, -4.0),
+        default=(4.0,),
         metadata={"min": -30.0, "max": 30.0, "unit": "dB", "help": "models that know only this Es/N0"},
     )
     betas: tuple[float, ...] = field(
-        default=(0.0, 1e-3, 1e-2), metadata={"min": 0.0, "help": "other bottlenecks of s-vdib"}
+        default=(0.0, 1e-2), metadata={"min": 0.0, "help": "other bottlenecks of s-vdib"}
     )
     special_candidates: tuple[Name, ...] = field(
         default=("s-vdib", "joint-binary", "uncoded-map"),
@@ -110,7 +110,7 @@ class Config:
     )
     folds: int = field(default=5, metadata={"min": 2, "max": 100, "help": "of the real recordings"})
     test_recordings: int = field(
-        default=5_000, metadata={"min": 10, "max": 10_000, "help": "simulated ones, of MNIST's test images"}
+        default=2_000, metadata={"min": 10, "max": 10_000, "help": "simulated ones, of MNIST's test images"}
     )
     weights: Literal["trained", "shipped"] = field(
         default="trained", metadata={"help": "train models here, or take those that come with the package"}
