@@ -156,7 +156,7 @@ def coinference(sheet: Sheet) -> str:
         "each with its own fold of real\nrecordings; 95 % intervals over seeds). Device energy by "
         "arithmetic of one 45 nm process."
     )
-    picture = "![Share of recordings named rightly against Eb/N0](accuracy-noise.png)"
+    picture = "![Share of recordings named rightly against Es/N0](accuracy-noise.png)"
     return "\n\n".join([quoted(sheet.verdict), picture, coinference_table(sheet), made_by])
 
 
