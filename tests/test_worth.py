@@ -1,4 +1,4 @@
-"""The study `worth` at toy size in two made-up cities, and its arithmetic by hand."""
+"""The study `worth` at toy size in two made-up cities: its sheet, its parts, and what goes wrong."""
 
 import math
 import shutil
@@ -11,114 +11,33 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import pytest
-import torch
-from numpy.typing import NDArray
-from scenes import blocks, small_scene
-from scipy.special import stdtrit
+from worth_toy import AWAY, HOME, SEEDS, made_up_city, toy, toy_cities
 
 from defiance.control.handover import HISTORY
 from defiance.errors import DefianceError
 from defiance.hardware import SERVER_CPU, STATION_SOC, UE_DOWNLOAD
 from defiance.kpm import Row, Sheet
 from defiance.network.messages import report_bits
-from defiance.network.simulate import simulate
 from defiance.parts import Parts
-from defiance.scene import Scene, save
-from defiance.seeding import stream
+from defiance.scene import save
 from defiance.studies import Silent, worth
-from defiance.studies.worth import experiments
-from defiance.studies.worth.experiments import Model, Sweep
+from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import (
     Config,
-    Scenario,
-    Training,
-    away_scenario,
-    caps,
     check,
-    home_scenarios,
 )
-from defiance.studies.worth.sheet import Results, verdict
-from defiance.studies.worth.sheet.curves import _city_curves
-from defiance.studies.worth.sheet.results import at, crossed_interval
-from defiance.studies.worth.sheet.rows import _unseen_street_rows, break_even, relative
+from defiance.studies.worth.sheet.results import at
 
-SEEDS = (0, 1)
-HOME, AWAY = Scenario("munich", 30.0, 0.5, "raw"), Scenario("florence", 30.0, 0.5, "raw")
 REGIMES = ("local", "federated", "central")
 
 
 # --- a run at toy size ---
 
 
-def made_up_city(name: str, seed: int) -> Scene:
-    """240 m of streets with three sites of two sectors; the shadows change from block to block."""
-    outdoor = blocks(60, 60, 15, 5)
-    row, col = np.mgrid[:60, :60] * 4.0
-    sites = np.array([[60.0, 40.0, 25.0], [190.0, 90.0, 25.0], [80.0, 200.0, 25.0]], np.float32)
-    rng, gain = np.random.default_rng(seed), []
-    for x, y, _ in sites:
-        distance = np.hypot(col - x, row - y)
-        bearing = np.degrees(np.arctan2(col - x, row - y))
-        for azimuth in (60.0, 240.0):
-            off = (bearing - azimuth + 180) % 360 - 180
-            shadow = np.kron(rng.normal(0, 8, (12, 12)), np.ones((5, 5)))
-            gain.append(
-                -75
-                - 37 * np.log10(np.hypot(distance, 25) / 10)
-                - np.minimum(12 * (off / 65) ** 2, 25)
-                + shadow
-            )
-    return replace(
-        small_scene(outdoor, np.array(gain, np.float32)[:3]),
-        name=name,
-        origin_m=(0.0, 0.0),
-        path_gain_db=torch.from_numpy(np.array(gain, np.float32)),
-        site_position_m=torch.from_numpy(sites),
-        cell_site=torch.tensor([0, 0, 1, 1, 2, 2]),
-        azimuth_deg=torch.tensor([60.0, 240.0] * 3),
-        tilt_deg=torch.full((6,), 8.0),
-    )
-
-
-def toy(folder: Path) -> Config:
-    """Everything once, and each as short as its range allows."""
-    return Config(
-        scene=str(folder / "munich.npz"),
-        unseen_scene=str(folder / "florence.npz"),
-        speeds_kmh=(30.0,),
-        loads=(0.5,),
-        caps=(8.0,),
-        maps=("raw",),
-        placements=("station", "device"),
-        training_seeds=1,
-        users=6,
-        test_s=6.0,
-        validation_worlds=1,
-        validation_users=4,
-        validation_s=5.0,
-        workers=1,
-        training=Training(
-            worlds=1,
-            users=10,
-            duration_s=10.0,
-            width=8,
-            rounds=3,
-            federated_rounds=4,
-            steps_per_round=4,
-            batch=64,
-            finetuning_rounds=1,
-        ),
-    )
-
-
 @pytest.fixture(scope="module")
 def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cities")
-    for seed, name in enumerate(("munich", "florence")):
-        save(made_up_city(name, seed), folder / f"{name}.npz")
-    return folder
+    return toy_cities(tmp_path_factory.mktemp("cities"))
 
 
 @pytest.fixture(scope="module")
@@ -366,6 +285,28 @@ def test_weights_that_are_lost_are_trained_again(
     assert repr(reproducible(repeated)) == repr(reproducible(sheet))
 
 
+def test_break_even_on_the_sheet(sheet: Sheet) -> None:
+    """From the sheet's own rows: computing, transfers, and the model once to each of six devices."""
+    for row in sheet.select(metric="break_even_time", scenario=HOME.name(8)):
+        of = {"candidate": row.candidate, "regime": row.regime}
+        saved = sheet.value("saved_power_per_user", scenario=row.scenario, **of).mean
+        if saved <= 0:
+            assert row.mean == math.inf
+            continue
+        learning = {"scenario": "munich/raw", **of}
+        invested = sheet.value("energy", node="training", provenance="modelled", **learning).mean
+        invested += sheet.value("energy", node="training-transfers", **learning).mean
+        if row.candidate == "learned-device":
+            models = 3 if row.regime == "local" else 1
+            weights = sheet.value("inference_parameters", **learning).mean
+            invested += 6 * models * 32 * weights * UE_DOWNLOAD.joules_per_bit
+        assert row.mean == pytest.approx(invested / (6 * saved))
+
+
+def test_the_toy_run_has_a_verdict(sheet: Sheet) -> None:
+    assert "Munich" in sheet.verdict and "Florence" in sheet.verdict and "nan" not in sheet.verdict
+
+
 # --- what goes wrong ---
 
 
@@ -424,396 +365,3 @@ def test_keys_name_the_test_seeds_exactly() -> None:
     several = [(0,), (0, 1), (0, 1, 7), (0, 3, 7), (0, 7), tuple(range(8)), (1, 0), (0, 0)]
     names = [worth.seeds_name(seeds) for seeds in several]
     assert names[1] == "seeds0-1" and names[5] == "seeds0-7" and len(set(names)) == len(several)
-
-
-# --- worlds and counts ---
-
-
-def test_worlds_of_a_seed_are_the_same_and_of_another_purpose_others(config: Config) -> None:
-    drawn = {
-        purpose: experiments.worlds_of(config, HOME, purpose, (3,))
-        for purpose in ("training", "validation", "test")
-    }
-    again = experiments.worlds_of(config, HOME, "test", (2, 3))
-    assert torch.equal(again.route_m[1], drawn["test"].route_m[0])
-    assert torch.equal(again.fading_phase[1], drawn["test"].fading_phase[0])
-    starts = [worlds.route_m[0, :4, 0].tolist() for worlds in drawn.values()]
-    assert starts[0] != starts[1] != starts[2] != starts[0]
-    faster = experiments.worlds_of(config, replace(HOME, speed_kmh=50.0), "test", (3,))
-    assert not torch.equal(faster.route_m[0, :, 0], drawn["test"].route_m[0, :, 0])
-
-
-def test_the_simulated_users_make_a_part_of_the_load(config: Config) -> None:
-    """Load 50 %: background 42 % +- 20 % and 8 % from the users' demand; load 100 %: full without them."""
-    half = experiments.worlds_of(config, HOME, "test", tuple(range(8)))
-    assert half.background_load.mean().item() == pytest.approx(0.42, abs=0.03)
-    assert half.background_load.min() >= 0.8 * 0.42 - 1e-6 and half.background_load.max() <= 1.2 * 0.42 + 1e-6
-    full = experiments.worlds_of(config, replace(HOME, load=1.0), "test", (0,))
-    assert bool((full.background_load == 1).all())
-
-
-def test_nobody_is_trained_validated_or_tested_on_the_streets_held_out(config: Config, city: Path) -> None:
-    held = torch.as_tensor(experiments.held_out(config, "munich"))
-
-    def share(purpose: str, everywhere: bool) -> float:
-        worlds = experiments.worlds_of(config, HOME, purpose, (0, 1), everywhere=everywhere)
-        cell = (worlds.route_m / 4.0).round().long()
-        return float(held[cell[..., 1], cell[..., 0]].float().mean())
-
-    assert share("training", False) == share("validation", False) == share("test", False) == 0
-    assert share("test", True) > 0.05
-
-
-def test_rates_by_hand(config: Config) -> None:
-    worlds = experiments.worlds_of(config, HOME, "test", SEEDS)
-    policy = experiments.rule(config, [0.0, 0.0, 2.0, 0.0])
-    outcome = simulate(worlds, config.radio, policy, stream(0, "messages"), duration_s=6.0)
-    rates, state = experiments.per_world(outcome, worlds, config.radio), outcome.state
-    for w in range(2):
-        assert rates["outage_share"][w] == pytest.approx(int(state.outage_steps[w].sum()) / (6 * 300))
-        assert rates["handovers_per_user_minute"][w] == pytest.approx(
-            int(state.handovers[w].sum()) / (6 * 6 / 60)
-        )
-        assert rates["throughput"][w] == pytest.approx(float(state.bits[w].sum()) / 36, rel=1e-5)
-        background = float(worlds.background_load[w].sum()) * 6
-        all_load = float(state.load_steps[w].sum()) * 0.02
-        assert rates["load_seconds"][w] == pytest.approx(all_load, rel=1e-5)
-        assert rates["own_load_seconds"][w] == pytest.approx(all_load - background, abs=1e-3)
-
-
-def test_the_grids_columns_are_the_rules_parameters(config: Config) -> None:
-    rule = experiments.rule(config, [4.0, 0.1, 3.0, 1.0])
-    assert (rule.filter_k, rule.time_to_trigger_s, rule.offset_db, rule.hysteresis_db) == (4.0, 0.1, 3.0, 1.0)
-    assert rule.period_steps * config.radio.step_s == 0.1
-    assert 0.0 in experiments.FILTERS_K and 0.0 in experiments.TIMES_TO_TRIGGER_S
-
-
-@pytest.mark.parametrize(
-    ("rounds", "steps", "averages", "expected"),
-    [
-        (35, 100, 175, (175, 20)),
-        (20, 100, 100, (100, 20)),
-        (3, 4, 100, (12, 1)),
-        (3, 4, 12, (12, 1)),
-        (3, 4, 5, (4, 3)),
-        (10, 100, 175, (166, 6)),
-        (1, 1, 1, (1, 1)),
-    ],
-)
-def test_federated_training_takes_the_steps_of_the_others(
-    rounds: int, steps: int, averages: int, expected: tuple[int, int]
-) -> None:
-    settings = Training(rounds=rounds, steps_per_round=steps, federated_rounds=averages)
-    assert experiments.federated_schedule(settings) == expected
-    total = expected[0] * expected[1]
-    assert total <= rounds * steps < total + expected[1] and expected[0] <= averages
-
-
-# --- scenarios ---
-
-
-def test_scenarios_of_the_full_preset() -> None:
-    full = worth.PRESETS["full"]
-    names = [scenario.name(cap) for scenario in home_scenarios(full) for cap in caps(full, scenario)]
-    assert names == [
-        "munich/3kmh/load50/cap1/raw",
-        *(
-            f"munich/{speed}kmh/load{load}/cap{cap}/{map_}"
-            for map_ in ("raw", "smooth")
-            for speed in (30, 50)
-            for load in (50, 100)
-            for cap in (8, 12)
-        ),
-    ]
-    away = away_scenario(full)
-    assert away is not None and away.name(8) == "florence/30kmh/load50/cap8/raw"
-    assert away_scenario(replace(full, unseen_scene="")) is None
-    assert worth.SEEDS["full"] >= 8 and full.training_seeds >= 3
-
-
-# --- arithmetic ---
-
-
-def test_under_a_cap_the_least_outage_is_chosen() -> None:
-    found = Sweep([[1.0], [2.0], [3.0], [4.0]], [12.0, 8.0, 6.0, 2.0], [0.01, 0.03, 0.02, 0.05])
-    assert [found.under(cap) for cap in (20.0, 12.0, 11.9, 8.0, 5.0, 2.0)] == [0, 0, 2, 2, 3, 3]
-
-
-def test_where_no_setting_keeps_the_cap_the_fewest_handovers_are_chosen() -> None:
-    found = Sweep([[1.0], [2.0], [3.0]], [12.0, 9.0, 10.0], [0.01, 0.03, 0.02])
-    assert found.under(8.0) == 1
-
-
-def test_what_keeps_to_the_handovers_is_chosen_before_what_has_less_outage() -> None:
-    """Under cap 8 a rule with 6 handovers allows 5.88; two seeds count with their mean."""
-
-    def chosen(rule: float, found: dict[str, list[tuple[float, float]]], placement: str | None) -> str:
-        results = Results(
-            asked(),
-            SEEDS,
-            a3={HOME: {"caps": [{"cap": 8.0, "validation_handovers": rule}]}},
-            genie={},
-            trained={},
-            judged={
-                (Model(kind.split()[0], kind.split()[1], "raw", seed), HOME): {
-                    "caps": [{"cap": 8.0, "validation_handovers": handovers, "validation_outage": outage}]
-                }
-                for kind, seeds in found.items()
-                for seed, (handovers, outage) in enumerate(seeds)
-            },
-            pictures={},
-        )
-        return " ".join(results.chosen(HOME, 8.0, placement))
-
-    found = {
-        "device central": [(5.0, 0.03), (6.76, 0.03)],
-        "device local": [(5.89, 0.01)],
-        "station central": [(7.8, 0.02)],
-        "station local": [(9.0, 0.015)],
-    }
-    assert chosen(6.0, found, None) == "device central"
-    assert chosen(6.0, found, "station") == "station local"  # none keeps to it: the least outage
-    assert (
-        chosen(100.0, found, None) == "device local" and chosen(100.0, found, "station") == "station central"
-    )
-    assert chosen(1.0, found, None) == "device local"
-
-
-def test_outage_is_not_cut_where_the_rule_has_none() -> None:
-    assert relative(np.array([[0.1, -0.1]]), 0.2).tolist() == [[0.5, -0.5]]
-    assert crossed_interval(relative(np.zeros((2, 3)), 0.0)) == (0, 0, 0)
-    assert np.isnan(crossed_interval(relative(np.array([[0.0, -0.1]]), 0.0))).all()
-
-
-def unseen_rows(rule: list[float], own: list[float]) -> dict[tuple[str, str], Row]:
-    pictures = {"a3/none": rule, "learned-device/central": own}
-    found = {f"picture/{kind}/seeds0-2/{HOME.name()}": {"unseen_outage": x} for kind, x in pictures.items()}
-    results = Results(asked(), (0, 1, 2), a3={}, genie={}, trained={}, judged={}, pictures=found)
-    return {(row.candidate, row.metric): row for row in _unseen_street_rows(results, HOME)}
-
-
-def test_worlds_without_time_on_unseen_streets_are_left_out() -> None:
-    rows = unseen_rows([0.1, math.nan, 0.3], [0.1, math.nan, 0.1])
-    assert {row.n for row in rows.values()} == {2}
-    means = [rows[key].mean for key in (("a3", "outage_share"), ("learned-device", "outage_share"))]
-    assert [*means, rows["learned-device", "outage_cut"].mean] == pytest.approx([0.2, 0.1, 0.5])
-    assert unseen_rows([math.nan] * 3, [math.nan] * 3) == {}
-
-
-def test_a_world_whose_users_never_come_to_unseen_streets_says_so(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    policy = experiments.rule(config, [0.0, 0.0, 2.0, 0.0])
-    assert all(map(math.isfinite, experiments.picture(config, HOME, policy, SEEDS)["unseen_outage"]))
-    nowhere = np.zeros((60, 60), bool)
-    monkeypatch.setattr(experiments, "held_out", lambda config, city: nowhere)
-    assert np.isnan(experiments.picture(config, HOME, policy, SEEDS)["unseen_outage"]).all()
-
-
-def test_a_scene_without_buildings_has_no_outlines(config: Config, tmp_path: Path) -> None:
-    save(replace(made_up_city("field", 0), outdoor=torch.full((60, 60), True)), tmp_path / "field.npz")
-    field = replace(config, scene=str(tmp_path / "field.npz"))
-    assert [c.name for c in _city_curves(config, HOME)] == ["buildings", "sites"]
-    assert [c.name for c in _city_curves(field, replace(HOME, city="field"))] == ["sites"]
-
-
-def test_sweeps_add_up() -> None:
-    total = Sweep([[1.0]], [3.0], [0.1]) + Sweep([[2.0]], [2.0], [0.2])
-    assert total == Sweep([[1.0], [2.0]], [3.0, 2.0], [0.1, 0.2])
-
-
-def samples(models: int, seeds: int) -> NDArray[np.float64]:
-    rng = np.random.default_rng(1)
-    return 0.3 + 0.05 * rng.normal(size=(models, 1)) + 0.1 * rng.normal(size=(models, seeds))
-
-
-def test_a_crossed_interval_by_hand() -> None:
-    x = samples(3, 8)
-    over_seeds = np.var([x[:, j].mean() for j in range(8)], ddof=1) / 8
-    over_models = np.var([x[i].mean() for i in range(3)], ddof=1) / 3
-    freedom = (over_seeds + over_models) ** 2 / (over_seeds**2 / 7 + over_models**2 / 2)
-    half = stdtrit(freedom, 0.975) * math.sqrt(over_seeds + over_models)
-    assert crossed_interval(x) == pytest.approx((x.mean(), x.mean() - half, x.mean() + half))
-
-
-@pytest.mark.parametrize("shape", [(1, 8), (8, 1)])
-def test_with_one_training_seed_the_interval_is_students(shape: tuple[int, int]) -> None:
-    x = samples(1, 8).reshape(shape)
-    half = stdtrit(7, 0.975) * x.std(ddof=1) / math.sqrt(8)
-    assert crossed_interval(x) == pytest.approx((x.mean(), x.mean() - half, x.mean() + half))
-
-
-def test_one_sample_has_no_interval_and_equal_ones_no_width() -> None:
-    mean, low, high = crossed_interval(np.array([[0.2]]))
-    assert mean == 0.2 and math.isnan(low) and math.isnan(high)
-    assert crossed_interval(np.full((3, 4), 0.25)) == (0.25, 0.25, 0.25)
-
-
-def test_the_interval_holds_what_both_kinds_of_seeds_add() -> None:
-    """Models that differ widen it as much as test worlds that differ."""
-    by_model = np.repeat(np.array([[0.1], [0.2], [0.3]]), 8, 1)
-    by_world = np.repeat(np.array([[0.1, 0.2, 0.3]]), 8, 0)
-    assert crossed_interval(by_model) == pytest.approx(crossed_interval(by_world))
-    assert crossed_interval(by_model)[1] < 0
-
-
-def test_break_even_is_investment_over_saved_power() -> None:
-    """100 J at 2 W [1, 4]: 50 s [25, 100]."""
-    assert break_even(100.0, (2.0, 1.0, 4.0)) == (50.0, 25.0, 100.0)
-    assert break_even(100.0, (2.0, -1.0, 5.0)) == (50.0, 20.0, math.inf)
-    assert break_even(100.0, (-1.0, -2.0, 0.5)) == (math.inf, 200.0, math.inf)
-    assert break_even(100.0, (-2.0, -3.0, -1.0)) == (math.inf, math.inf, math.inf)
-    time, low, high = break_even(100.0, (2.0, math.nan, math.nan))
-    assert time == 50.0 and math.isnan(low) and math.isnan(high)
-
-
-def test_break_even_on_the_sheet(sheet: Sheet) -> None:
-    """From the sheet's own rows: computing, transfers, and the model once to each of six devices."""
-    for row in sheet.select(metric="break_even_time", scenario=HOME.name(8)):
-        of = {"candidate": row.candidate, "regime": row.regime}
-        saved = sheet.value("saved_power_per_user", scenario=row.scenario, **of).mean
-        if saved <= 0:
-            assert row.mean == math.inf
-            continue
-        learning = {"scenario": "munich/raw", **of}
-        invested = sheet.value("energy", node="training", provenance="modelled", **learning).mean
-        invested += sheet.value("energy", node="training-transfers", **learning).mean
-        if row.candidate == "learned-device":
-            models = 3 if row.regime == "local" else 1
-            weights = sheet.value("inference_parameters", **learning).mean
-            invested += 6 * models * 32 * weights * UE_DOWNLOAD.joules_per_bit
-        assert row.mean == pytest.approx(invested / (6 * saved))
-
-
-# --- the verdict ---
-
-
-def judged(
-    config: Config,
-    cuts: dict[Scenario, tuple[float, float]],
-    pays_back_s: float,
-    handovers: float = 5.0,
-    rule: float = 6.0,
-) -> str:
-    """The verdict on one model with these cuts of outage (+- 0.05), validation outages being equal."""
-    model = Model("device", "central", "raw", 0)
-    found = []
-    for scenario, (cut, _) in cuts.items():
-        for cap in caps(config, scenario):
-            name = ("learned-device", "central", scenario.name(cap), "network")
-            found += [
-                Row(*name, "outage_cut", "1", cut, cut - 0.05, cut + 0.05, 8, "measured"),
-                Row(*name, "break_even_time", "s", pays_back_s, math.nan, math.nan, 8, "modelled"),
-                Row(*name, "handovers_per_user_minute", "1/min", 5.0, 4.9, 5.1, 8, "measured"),
-                Row(
-                    "a3",
-                    "none",
-                    *name[2:],
-                    "handovers_per_user_minute",
-                    "1/min",
-                    rule,
-                    rule,
-                    rule,
-                    8,
-                    "measured",
-                ),
-            ]
-    results = Results(
-        config,
-        SEEDS,
-        a3={
-            s: {
-                "caps": [
-                    {"cap": c, "validation_handovers": 8.0, "test": {"outage_share": [outage]}}
-                    for c in caps(config, s)
-                ]
-            }
-            for s, (_, outage) in cuts.items()
-        },
-        genie={},
-        trained={},
-        judged={
-            (replace(model, map=s.map), s): {
-                "caps": [
-                    {"cap": c, "validation_handovers": handovers, "validation_outage": 0.01}
-                    for c in caps(config, s)
-                ]
-            }
-            for s in cuts
-        },
-        pictures={},
-    )
-    return verdict(results, tuple(found))
-
-
-def asked(**changes: Any) -> Config:
-    plain = {"unseen_scene": "", "maps": ("raw",), "speeds_kmh": (3.0, 30.0), "loads": (0.5,), "caps": (8.0,)}
-    return replace(worth.PRESETS["full"], **(plain | changes))
-
-
-WALK = replace(HOME, speed_kmh=3.0)
-
-
-def test_the_verdict_on_a_gain_that_never_pays_back() -> None:
-    words = judged(asked(), {HOME: (0.3, 0.02), WALK: (0.01, 0.0013)}, math.inf)
-    assert "Munich" in words and "has less outage" in words and "not shown" not in words
-    assert "-30 % [-35, -25]" in words
-    assert "For pedestrians" in words and "0.13 %" in words and "to gain" in words
-    assert "never pays back" in words
-    assert "central" in words and "on the device" in words
-
-
-def test_the_verdict_owns_up_to_more_handovers() -> None:
-    assert "no more often" not in judged(asked(speeds_kmh=(30.0,)), {HOME: (0.3, 0.02)}, math.inf)
-    words = judged(asked(speeds_kmh=(30.0,)), {HOME: (0.3, 0.02)}, math.inf, rule=4.96)
-    assert "no more often than the rule, but for 1 of 1 scenarios in the test (5.00 against 4.96" in words
-
-
-def test_the_verdict_on_a_gain_that_pays_back() -> None:
-    words = judged(asked(speeds_kmh=(30.0,)), {HOME: (0.3, 0.02)}, 7200.0)
-    assert "pays back" in words and "2 h" in words and "1 of 1" in words and "never" not in words
-    assert "pedestrian" not in words.lower()
-
-
-def test_the_verdict_does_not_claim_what_is_not_resolved() -> None:
-    words = judged(asked(speeds_kmh=(30.0,)), {HOME: (0.04, 0.02)}, math.inf)
-    assert "not shown to be worth having" in words
-    busy = replace(HOME, load=1.0)
-    words = judged(
-        asked(speeds_kmh=(30.0,), loads=(0.5, 1.0)), {HOME: (0.3, 0.02), busy: (0.0, 0.1)}, math.inf
-    )
-    assert "helps in 1 of 2" in words
-
-
-def test_the_verdict_names_the_map_that_was_judged() -> None:
-    smooth = replace(HOME, map="smooth")
-    words = judged(asked(speeds_kmh=(30.0,), maps=("smooth",)), {smooth: (0.3, 0.02)}, math.inf)
-    assert "Without the map's ray noise" in words and "traced map" not in words
-    both = asked(speeds_kmh=(30.0,), maps=("smooth", "raw"))
-    words = judged(both, {smooth: (0.3, 0.02), HOME: (0.4, 0.02)}, math.inf)
-    assert "ray noise (3x3 median) time in outage changes by -30 %" in words
-    assert "On the traced map time in outage changes by -40 %" in words
-
-
-def test_the_verdict_where_the_rule_is_never_in_outage() -> None:
-    busy = replace(HOME, load=1.0)
-    two = asked(speeds_kmh=(30.0,), loads=(0.5, 1.0))
-    words = judged(two, {HOME: (math.nan, 0.0), busy: (0.3, 0.02)}, math.inf)
-    assert "-30 %" in words and "in 1 of 2 scenarios the learned function alone is in outage" in words
-    assert "nan" not in words and "helps in 1 of 2" in words
-    words = judged(asked(speeds_kmh=(30.0,)), {HOME: (math.nan, 0.0)}, math.inf)
-    assert "nan" not in words and "not shown" in words
-    words = judged(asked(), {HOME: (0.3, 0.02), WALK: (math.nan, 0.0)}, math.inf)
-    assert "nan" not in words and "the learned function is where the rule never is" in words
-
-
-def test_the_verdict_says_where_nothing_keeps_to_the_rules_handovers() -> None:
-    one = asked(speeds_kmh=(30.0,))
-    assert "keeps to" not in judged(one, {HOME: (0.3, 0.02)}, math.inf)
-    assert "In 1 of them no learned function keeps to the rule's handovers" in judged(
-        one, {HOME: (0.3, 0.02)}, math.inf, handovers=9.0
-    )
-
-
-def test_the_toy_run_has_a_verdict(sheet: Sheet) -> None:
-    assert "Munich" in sheet.verdict and "Florence" in sheet.verdict and "nan" not in sheet.verdict
