@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.optimize import brentq
 
 from defiance.radio.link_adaptation import (
     BLER_TARGET,
@@ -181,6 +182,41 @@ def test_throughput_of_harq_is_that_of_counting() -> None:
     assert throughput.item() == pytest.approx(delivered.item(), rel=0.01)
     assert residual.item() == pytest.approx(lost[:, -1].double().mean().item(), abs=0.005)
     assert throughput > 1 - error[:, 0].mean()  # more than without a memory
+
+
+def test_new_fading_on_every_transmission_gives_diversity() -> None:
+    """Chase on N independent Rayleigh links: the sum is Erlang's, lost with 1 - exp(-x) sum x^k / k!, k < N.
+
+    40,000 draws: five standard deviations.
+    """
+    rng = stream(1, "diversity").generator()
+    fading = -torch.log(torch.rand(40_000, TRANSMISSIONS, generator=rng, dtype=torch.float64))
+    needed = 0.5
+    lost = (chase_sinr(fading) < needed).double().mean(0)
+    terms = [needed**k / math.factorial(k) for k in range(TRANSMISSIONS)]
+    expected = [1 - math.exp(-needed) * sum(terms[: n + 1]) for n in range(TRANSMISSIONS)]
+    for got, share in zip(lost.tolist(), expected, strict=True):
+        assert got == pytest.approx(share, abs=5 * math.sqrt(share / 40_000))
+
+
+@pytest.mark.parametrize(("mcs", "gain"), [(0, 0.10), (10, 0.08), (20, 0.04), (27, 0.02)])
+def test_what_new_fading_would_gain_over_the_lookups_one_sinr(mcs: int, gain: float) -> None:
+    """Rayleigh, a CQI that is worth nothing, 10 % of first transmissions lost: as docs/simulator.md says."""
+    table, rng = mcs_table("qam64"), stream(1, "gain").generator()
+    fading = -torch.log(torch.rand(20_000, TRANSMISSIONS, generator=rng, dtype=torch.float64))
+
+    def errors(mean_db: float, sinr: torch.Tensor) -> torch.Tensor:
+        combined = incremental_sinr(10 ** (mean_db / 10) * sinr, table.gap[mcs])
+        return transport_error_rate(table, torch.tensor(mcs), ELEMENTS, 10 * torch.log10(combined)).mean(0)
+
+    def excess(mean_db: float) -> float:
+        return float(errors(mean_db, fading[:, :1])[0]) - BLER_TARGET
+
+    mean_db = brentq(excess, -10.0, 60.0, xtol=0.01)
+    fresh, lost = harq_throughput(errors(mean_db, fading))
+    same, lost_for_good = harq_throughput(errors(mean_db, fading[:, :1].expand_as(fading)))
+    assert float(fresh / same) - 1 == pytest.approx(gain, abs=0.007)
+    assert lost < 2e-4 and 0.003 < lost_for_good < 0.03
 
 
 def test_throughput_is_bounded() -> None:

@@ -6,7 +6,8 @@
 ```
 
 Functions are batch first and draw nothing: an error is 0 or 1, or the probability of one, and then what
-follows is the mean.
+follows is the mean. Combining takes an SINR per transmission, so that fading may be new on each; the look-up
+of the network simulator, whose step is longer than HARQ's round trips, has the same on all.
 """
 
 from __future__ import annotations
