@@ -16,10 +16,9 @@ from defiance.control.handover import (
     HISTORY,
     Genie,
     Learned,
-    a3_step,
+    event_step,
     genie_plan,
     hindsight_values,
-    no_event,
     strongest,
 )
 from defiance.network.measurements import Observation
@@ -97,7 +96,8 @@ def test_a3_at_the_station_knows_only_the_reports_that_arrived() -> None:
 def test_a_cell_that_is_not_heard_triggers_nothing() -> None:
     """Its level is the floor, however bad the serving cell is; conditional handover has such offsets."""
     for level, cell in ((-128.0, NONE), (-127.9, 1)):
-        _, wanted = A3(-6.0, 0.0, 0.0, 0.0).decide(no_event(1, 1, 2), observed([[-126.0, level]]))
+        rule = A3(-6.0, 0.0, 0.0, 0.0)
+        _, wanted = rule.decide(rule.initial(1, 1, 2), observed([[-126.0, level]]))
         assert wanted.item() == cell
 
 
@@ -129,7 +129,7 @@ def test_the_fused_rule_is_the_tensor_program(
             interval_s=0.1 * int(torch.randint(2, (), generator=rng)),
             floor_dbm=-120.0,
         )
-        expected, due = a3_step(memory, observation, rule)
+        expected, due = event_step(memory, observation, rule)
         memory, wanted = rule.decide(memory, observation)
         assert torch.allclose(memory.filtered_dbm, expected.filtered_dbm, rtol=0, atol=1e-4, equal_nan=True)
         assert torch.equal(memory.held_s, expected.held_s)

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from defiance.control.handover import A3, EventMemory, a3_step, no_event, strongest
+from defiance.control.handover import A3, EventMemory, event_step, strongest
 from defiance.network.measurements import Observation
 
 
@@ -61,7 +61,7 @@ class BalancedA3:
 
     def initial(self, worlds: int, users: int, cells: int) -> BalancingMemory:
         """No offsets."""
-        return BalancingMemory(no_event(worlds, users, cells), torch.zeros(worlds, cells, cells), 0)
+        return BalancingMemory(self.rule.initial(worlds, users, cells), torch.zeros(worlds, cells, cells), 0)
 
     def decide(self, memory: BalancingMemory, observation: Observation) -> tuple[BalancingMemory, Tensor]:
         """The strongest, offsets added, of the neighbours that have fulfilled A3 for the time to trigger."""
@@ -71,7 +71,7 @@ class BalancedA3:
             offset_db = balanced_offsets(offset_db, observation.load, self)
         serving = observation.serving.long()[..., None].expand(*observation.rsrp_dbm.shape)
         individual_db = offset_db.gather(1, serving)
-        event, due = a3_step(memory.event, observation, self.rule, individual_db)
+        event, due = event_step(memory.event, observation, self.rule, individual_db)
         wanted = strongest(event.filtered_dbm + individual_db, due)
         return BalancingMemory(event, offset_db, memory.decisions + 1), wanted
 

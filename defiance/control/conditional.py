@@ -9,13 +9,13 @@ over Xn and a configuration.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from defiance.control.handover import A3, EventMemory, a3_step, no_event, strongest
+from defiance.control.handover import A3, EventMemory, event_step, strongest
 from defiance.network.measurements import Observation
 
 
@@ -57,21 +57,16 @@ class ConditionalA3:
 
     def initial(self, worlds: int, users: int, cells: int) -> ConditionalMemory:
         """Nothing measured yet."""
-        return ConditionalMemory(no_event(worlds, users, cells), no_event(worlds, users, cells))
+        nothing = self.execution.initial(worlds, users, cells)
+        return ConditionalMemory(nothing, nothing)
 
     def decide(self, memory: ConditionalMemory, observation: Observation) -> tuple[ConditionalMemory, Tensor]:
         """The strongest prepared cell that is due; else the strongest that is to be prepared."""
         assert observation.prepared is not None
         rule = self.execution
-        prepares = A3(
-            self.preparation_offset_db,
-            rule.hysteresis_db,
-            0.0,
-            rule.filter_k,
-            rule.period_steps,
-        )
-        executing, due = a3_step(memory.executing, observation, rule)
-        preparing, near = a3_step(memory.preparing, observation, prepares)
+        prepares = replace(rule, offset_db=self.preparation_offset_db, time_to_trigger_s=0.0)
+        executing, due = event_step(memory.executing, observation, rule)
+        preparing, near = event_step(memory.preparing, observation, prepares)
         room = observation.prepared.sum(-1, keepdim=True) < self.candidates
         go = strongest(executing.filtered_dbm, due & observation.prepared)
         prepare = strongest(preparing.filtered_dbm, near & ~observation.prepared & room)

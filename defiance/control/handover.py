@@ -12,6 +12,7 @@ settings runs as one batch.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,20 +55,41 @@ class EventMemory:
     entered: Tensor
 
 
-def no_event(worlds: int, users: int, cells: int) -> EventMemory:
-    """Nothing measured yet."""
-    unknown = torch.full((worlds, users, cells), torch.nan)
-    nowhere = torch.full((worlds, users), NONE)
-    return EventMemory(unknown, torch.full_like(unknown, -1.0), nowhere, nowhere != NONE)
+class Event(ABC):
+    """What the events have in common.
+
+    An event holds for a cell once its margin has exceeded the hysteresis at every measurement during the
+    time to trigger (TS 38.331 clause 5.5.4.1), which is rounded up to whole periods, and until the margin
+    falls below minus the hysteresis. It is reported at every measurement while it holds (reports may be
+    lost). At the station it has only the measurements whose reports arrived.
+    """
+
+    hysteresis_db: Tensor | float
+    time_to_trigger_s: Tensor | float
+    filter_k: Tensor | float
+    placement: Literal["device", "station"]
+
+    @abstractmethod
+    def margin_db(self, neighbour_db: Tensor, serving_db: Tensor) -> Tensor:
+        """By how much the condition holds, `[W, U, C]`, with Mn + Ocn `[W, U, C]` and Ms `[W, U, 1]`."""
+
+    def initial(self, worlds: int, users: int, cells: int) -> EventMemory:
+        """Nothing measured yet."""
+        unknown = torch.full((worlds, users, cells), torch.nan)
+        nowhere = torch.full((worlds, users), NONE)
+        return EventMemory(unknown, torch.full_like(unknown, -1.0), nowhere, nowhere != NONE)
+
+    def decide(self, memory: EventMemory, observation: Observation) -> tuple[EventMemory, Tensor]:
+        """The strongest neighbour for which the event is due."""
+        memory, due = event_step(memory, observation, self)
+        return memory, strongest(memory.filtered_dbm, due)
 
 
 @dataclass(frozen=True)
-class A3:
+class A3(Event):
     """Event A3 of TS 38.331 clause 5.5.4.4: a neighbour becomes offset better than the serving cell.
 
-    Enters when Mn + Ocn - Hys > Ms + Off at every measurement during the time to trigger (clause 5.5.4.1),
-    which is rounded up to whole periods; leaves when Mn + Ocn + Hys < Ms + Off. Reports at every measurement
-    while it holds (reports may be lost). At the station it has only the measurements whose reports arrived.
+    Enters when Mn + Ocn - Hys > Ms + Off, leaves when Mn + Ocn + Hys < Ms + Off.
 
     Attributes:
         offset_db: Off, a number or `[W]`.
@@ -85,28 +107,28 @@ class A3:
     period_steps: int = 5
     placement: Literal["device", "station"] = "device"
 
-    def initial(self, worlds: int, users: int, cells: int) -> EventMemory:
-        """Nothing measured yet."""
-        return no_event(worlds, users, cells)
+    def margin_db(self, neighbour_db: Tensor, serving_db: Tensor) -> Tensor:
+        """Mn + Ocn - Ms - Off."""
+        return neighbour_db - serving_db - _per_world(self.offset_db)
 
     def decide(self, memory: EventMemory, observation: Observation) -> tuple[EventMemory, Tensor]:
-        """The strongest neighbour that has fulfilled A3 for the time to trigger."""
+        """As `Event.decide`; on a CPU in one pass."""
         if observation.rsrp_dbm.device.type == "cpu":
             return _a3_fused(memory, observation, self)
-        memory, due = a3_step(memory, observation, self)
-        return memory, strongest(memory.filtered_dbm, due)
+        return super().decide(memory, observation)
 
 
 @dataclass(frozen=True)
-class A5:
+class A5(Event):
     """Event A5 of TS 38.331 clause 5.5.4.6: the serving cell becomes bad, a neighbour is good enough.
 
     Enters when Ms + Hys < Thresh1 and Mn + Ocn - Hys > Thresh2, leaves when Ms - Hys > Thresh1 or
-    Mn + Ocn + Hys < Thresh2; time to trigger, filter and periods as in `A3`.
+    Mn + Ocn + Hys < Thresh2.
 
     Attributes:
         serving_below_dbm: Thresh1, a number or `[W]`.
         neighbour_above_dbm: Thresh2, a number or `[W]`.
+        hysteresis_db, time_to_trigger_s, filter_k, period_steps, placement: as in `A3`.
     """
 
     serving_below_dbm: Tensor | float
@@ -117,43 +139,43 @@ class A5:
     period_steps: int = 5
     placement: Literal["device", "station"] = "device"
 
-    def initial(self, worlds: int, users: int, cells: int) -> EventMemory:
-        """Nothing measured yet."""
-        return no_event(worlds, users, cells)
-
-    def decide(self, memory: EventMemory, observation: Observation) -> tuple[EventMemory, Tensor]:
-        """The strongest neighbour that has fulfilled A5 for the time to trigger."""
-        memory, due = a5_step(memory, observation, self)
-        return memory, strongest(memory.filtered_dbm, due)
+    def margin_db(self, neighbour_db: Tensor, serving_db: Tensor) -> Tensor:
+        """The lesser of Thresh1 - Ms and Mn + Ocn - Thresh2."""
+        worse = _per_world(self.serving_below_dbm) - serving_db
+        return torch.minimum(worse, neighbour_db - _per_world(self.neighbour_above_dbm))
 
 
-def a3_step(
-    memory: EventMemory, observation: Observation, rule: A3, individual_offset_db: Tensor | float = 0.0
+def event_step(
+    memory: EventMemory, observation: Observation, rule: Event, individual_offset_db: Tensor | float = 0.0
 ) -> tuple[EventMemory, Tensor]:
-    """One measurement of event A3: the next memory, and for which cells it is due, `[W, U, C]`.
+    """One measurement of an event: the next memory, and for which cells it is due, `[W, U, C]`.
+
+    The time to trigger runs anew in every serving cell; never for it, nor for a cell that isn't heard.
 
     Args:
         memory: before.
         observation: RSRP and serving cell.
-        rule: offset, hysteresis and times.
+        rule: the event.
         individual_offset_db: Ocn of every neighbour as its serving cell's users apply it, `[W, U, C]`.
     """
-    filtered, own = _filtered(memory, observation, rule)
-    margin = filtered + individual_offset_db - own
-    offset, hysteresis = _per_world(rule.offset_db), _per_world(rule.hysteresis_db)
-    enters, stays = margin > offset + hysteresis, margin >= offset - hysteresis
-    return _triggered(memory, observation, rule, filtered, enters, stays)
+    weight = l3_weight(_per_world(rule.filter_k), observation.interval_s)
+    known, measured = memory.filtered_dbm, observation.rsrp_dbm
+    filtered = torch.where(known.isnan(), measured, known + weight * (measured - known))
+    arrived, serving = _arrived(observation, rule)[..., None], observation.serving.long()
+    filtered = torch.where(arrived, filtered, known)
+    own = filtered.gather(-1, serving[..., None])
+    margin, hysteresis = rule.margin_db(filtered + individual_offset_db, own), _per_world(rule.hysteresis_db)
 
-
-def a5_step(memory: EventMemory, observation: Observation, rule: A5) -> tuple[EventMemory, Tensor]:
-    """One measurement of event A5: the next memory, and for which cells it is due, `[W, U, C]`."""
-    filtered, own = _filtered(memory, observation, rule)
-    hysteresis = _per_world(rule.hysteresis_db)
-    worse = own - _per_world(rule.serving_below_dbm)
-    better = filtered - _per_world(rule.neighbour_above_dbm)
-    enters = (worse + hysteresis < 0) & (better - hysteresis > 0)
-    stays = (worse - hysteresis <= 0) & (better + hysteresis >= 0)
-    return _triggered(memory, observation, rule, filtered, enters, stays)
+    held_s = torch.where((serving == memory.serving)[..., None], memory.held_s, -1.0)
+    wait_s = _per_world(rule.time_to_trigger_s) - 1e-6
+    was_in = held_s >= 0
+    inside = torch.where(was_in & (held_s >= wait_s), margin >= -hysteresis, margin > hysteresis)
+    inside &= measured > observation.floor_dbm
+    now_s = torch.where(inside, torch.where(was_in, held_s + observation.period_s, 0.0), -1.0)
+    now_s = now_s.scatter(-1, serving[..., None], -1.0)
+    held_s = torch.where(arrived, now_s, held_s)
+    due = (held_s >= wait_s) & (held_s >= 0) & arrived
+    return EventMemory(filtered, held_s, serving, (held_s >= 0).any(-1)), due
 
 
 def strongest(level_db: Tensor, due: Tensor) -> Tensor:
@@ -162,45 +184,13 @@ def strongest(level_db: Tensor, due: Tensor) -> Tensor:
     return torch.where(due.any(-1), best, NONE)
 
 
-def _filtered(memory: EventMemory, observation: Observation, rule: A3 | A5) -> tuple[Tensor, Tensor]:
-    """L3-filtered RSRP of all cells `[W, U, C]` and of the serving one `[W, U, 1]`."""
-    weight = l3_weight(_per_world(rule.filter_k), observation.interval_s)
-    known, measured = memory.filtered_dbm, observation.rsrp_dbm
-    filtered = torch.where(known.isnan(), measured, known + weight * (measured - known))
-    filtered = torch.where(_arrived(observation, rule)[..., None], filtered, known)
-    return filtered, filtered.gather(-1, observation.serving.long()[..., None])
-
-
-def _arrived(observation: Observation, rule: A3 | A5) -> Tensor:
+def _arrived(observation: Observation, rule: Event) -> Tensor:
     """Whose measurement the rule has, `[W, U]`."""
     return observation.fresh if rule.placement == "station" else torch.ones_like(observation.fresh)
 
 
-def _triggered(
-    memory: EventMemory,
-    observation: Observation,
-    rule: A3 | A5,
-    filtered_dbm: Tensor,
-    enters: Tensor,
-    stays: Tensor,
-) -> tuple[EventMemory, Tensor]:
-    """Runs the time to trigger, anew in every serving cell; never for it, nor for a cell that isn't heard."""
-    serving, arrived = observation.serving.long(), _arrived(observation, rule)
-    held_s = torch.where((serving == memory.serving)[..., None], memory.held_s, -1.0)
-    wait_s = _per_world(rule.time_to_trigger_s) - 1e-6
-    was_in = held_s >= 0
-    inside = torch.where(was_in & (held_s >= wait_s), stays, enters) & (
-        observation.rsrp_dbm > observation.floor_dbm
-    )
-    now_s = torch.where(inside, torch.where(was_in, held_s + observation.period_s, 0.0), -1.0)
-    now_s = now_s.scatter(-1, serving[..., None], -1.0)
-    held_s = torch.where(arrived[..., None], now_s, held_s)
-    due = (held_s >= wait_s) & (held_s >= 0) & arrived[..., None]
-    return EventMemory(filtered_dbm, held_s, serving, (held_s >= 0).any(-1)), due
-
-
 def _a3_fused(memory: EventMemory, observation: Observation, rule: A3) -> tuple[EventMemory, Tensor]:
-    """`a3_step` and `strongest` in one pass over users: a study decides thousands of times."""
+    """`event_step` and `strongest` in one pass over users: a study decides thousands of times."""
     worlds, _, _ = observation.rsrp_dbm.shape
 
     def per_world(value: Tensor | float) -> Any:

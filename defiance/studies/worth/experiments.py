@@ -59,7 +59,7 @@ HYSTERESES_DB = (0.0, 1.0, 2.0)
 THRESHOLDS = (0.35, 0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4)
 GENIE_COSTS = (0.02, 0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
 A3_OPERATIONS_PER_CELL = 8
-"""Operations of `a3_step` per cell and measurement: filter 3, margin 2, comparisons 2, timer 1."""
+"""Operations of `event_step` per cell and measurement: filter 3, margin 2, comparisons 2, timer 1."""
 
 BEHAVIOUR = A3(offset_db=3.0, hysteresis_db=0.0, time_to_trigger_s=0.0, filter_k=0.0)
 """The rule that runs while experience is recorded."""
