@@ -322,12 +322,16 @@ def _fingerprint(study: str, chosen: Any) -> str:
     """What a run's parts depend on: study, configuration, the files it names, and the code that computes.
 
     `cli`, `report` and a study's `sheet` are left out: they fold and show finished parts and can't change
-    them. So is `workers`: how many processes make the parts doesn't change them either.
+    them. So are `workers` and `prices`: neither who makes the parts nor what is paid for changes them.
     """
-    asked = replace(chosen, workers=0) if hasattr(chosen, "workers") else chosen
+    folded = {name: value for name, value in (("workers", 0), ("prices", "")) if hasattr(chosen, name)}
+    asked = replace(chosen, **folded)
     digest = hashlib.sha256(f"{study} {config.fingerprint(asked)}".encode())
     shown = (PACKAGE / "cli.py", PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet"))
-    named = [Path(key.default) for key in config.describe(chosen) if isinstance(key.default, str)]
+    named = [
+        Path(key.default) for key in config.describe(asked) if key.default and isinstance(key.default, str)
+    ]
+    named += [path for folder in filter(Path.is_dir, named) for path in sorted(folder.glob("*.csv"))]
     code = [path for path in sorted(PACKAGE.rglob("*.py")) if not {path, *path.parents}.intersection(shown)]
     shipped = sorted([*PACKAGE.glob("scene/data/*"), *PACKAGE.glob("studies/*/weights/*")])
     for path in (*code, *shipped, *filter(Path.is_file, named)):

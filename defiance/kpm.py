@@ -25,7 +25,8 @@ from defiance.link import PURPOSES, Deliveries
 from defiance.parts import write_atomically
 
 SCHEMA = "defiance.sheet/1"
-PROVENANCES = ("counted", "measured", "modelled", "estimated")
+PROVENANCES = ("counted", "measured", "modelled", "estimated", "user")
+"""How a number came about; `user`: modelled with constants that the user gave (`defiance.prices`)."""
 CONVERGED_WITHIN = 0.01
 """A run has converged when its smoothed validation metric is this close to its final best, relatively."""
 
@@ -124,6 +125,18 @@ _METRICS = (
         "s",
         "Training energy over the power saved in the network at equal delivered bits, less inference and"
         " signalling; inf if it never pays back.",
+        "lower",
+    ),
+    Metric(
+        "electricity_saved_per_user_year",
+        "",
+        "Money per user and year that the power saved is worth, at the user's prices of electricity.",
+        "higher",
+    ),
+    Metric(
+        "electricity_payback_time",
+        "s",
+        "Electricity bill of training and delivery over what is saved of it per time; inf if never.",
         "lower",
     ),
     Metric(

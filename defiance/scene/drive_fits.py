@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import ndtr
+from scipy.stats import wasserstein_distance
 
 from defiance.errors import DefianceError
 from defiance.scene.city import Scene, gain_db
@@ -80,6 +81,19 @@ class HeldOut:
     distance_db: float
     step: float
     pooled_distance_db: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A scene's RSRP shifted to what drives measured.
+
+    Attributes:
+        offset_db: added to the scene's path gains.
+        distance_db: per drive, between its distribution and that of the scene shifted to all other drives.
+    """
+
+    offset_db: float
+    distance_db: tuple[float, ...]
 
 
 def cell_statistics(drives: Sequence[Drive]) -> tuple[CellStatistics, ...]:
@@ -197,6 +211,33 @@ def by_scene(scene: Scene, plan: Sequence[Sector], origin_deg: tuple[float, floa
         return np.where((number >= 0) & inside.numpy(), all_db[np.arange(len(drive)), number], np.nan)
 
     return model
+
+
+def calibrate(scene: Scene, rsrp_of_gain_db: float, drives: Sequence[Drive]) -> Calibration:
+    """Shift a scene so that its strongest cell has the measured mean RSRP, over all outdoor places alike.
+
+    One constant stands for all that differs alike everywhere: antennas, cables, cars, the carrier. What it
+    can't mend is told by the distances.
+
+    Args:
+        scene: whose path gains are to be shifted.
+        rsrp_of_gain_db: transmit power per resource element: RSRP less path gain.
+        drives: at least two that measured RSRP.
+
+    Raises:
+        DefianceError: fewer than two did.
+    """
+    usable = [drive.select(drive.measured) for drive in drives if bool(drive.measured.any())]
+    if len(usable) < 2:
+        raise DefianceError("a scene is calibrated on drives but one and judged on that; give two or more")
+    best_db = scene.path_gain_db.amax(0)[scene.outdoor].double().numpy() + rsrp_of_gain_db
+    distances = []
+    for drive in usable:
+        others = _joined([other for other in usable if other is not drive], "rsrp_dbm")
+        shifted = best_db + others.mean() - best_db.mean()
+        distances.append(float(wasserstein_distance(shifted, drive.rsrp_dbm.numpy())))
+    offset_db = float(_joined(usable, "rsrp_dbm").mean() - best_db.mean())
+    return Calibration(offset_db, tuple(distances))
 
 
 # --- fits -----------------------------------------------------------------------------------------------

@@ -10,14 +10,17 @@ Candidates: the A3 rule with all its parameters tuned under a cap on handovers (
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from defiance import config as configuration
 from defiance.errors import DefianceError
 from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.studies import Progress
 from defiance.studies.pool import Job, do, part, workers
 from defiance.studies.worth import experiments, sheet
+from defiance.studies.worth.environment import prepare
 from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import (
     PRESETS,
@@ -46,6 +49,8 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         DefianceError: the configuration asks for nothing or mixes things up, or a worker process was killed.
     """
     check(config)
+    asked, environment = config, prepare(config, parts, progress)
+    config = environment.config
     away = away_scenario(config)
     if away:
         _check_cities(config, away)
@@ -107,6 +112,8 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
             trained={m: part(parts, f"train/{m.key}") for m in [*models, *tuned]},
             judged={(m, s): part(parts, f"judge/{m.key}/{s.name()}/{tests}") for m, s in judged},
             pictures={},
+            prices=environment.prices,
+            calibration=environment.calibration,
         )
         pictured = [s for s in scenarios if s.map == config.maps[0] and s.speed_kmh >= 10] or scenarios[:1]
         jobs: list[Job] = []
@@ -117,7 +124,11 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
                 )
         do("recording places and distributions", jobs, config, parts, progress, submit)
     results.pictures.update({key: part(parts, key) for key, _, _ in jobs})
-    return sheet.sheet(results)
+    made = sheet.sheet(results)
+    told = configuration.to_dict(asked)
+    if asked.prices:
+        told["constants"] = configuration.to_dict(environment.prices)
+    return replace(made, config=told)
 
 
 def seeds_name(seeds: tuple[int, ...]) -> str:

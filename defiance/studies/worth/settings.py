@@ -9,6 +9,9 @@ from typing import Literal
 from defiance.errors import DefianceError
 from defiance.network.settings import RadioConfig
 
+PLAIN = "plain"
+"""Value of `scene` that means no city: a site plan stands on an open plain."""
+
 
 @dataclass(frozen=True)
 class Training:
@@ -45,7 +48,8 @@ class Config:
     """Configuration of the study."""
 
     scene: str = field(
-        default="munich", metadata={"help": "city that is trained in: shipped name or scene file"}
+        default="munich",
+        metadata={"help": "city that is trained in: shipped name or scene file; plain: none, with sites"},
     )
     unseen_scene: str = field(default="florence", metadata={"help": "city for generalisation; empty: none"})
     speeds_kmh: tuple[float, ...] = field(default=(3.0, 30.0, 50.0), metadata={"min": 0.1, "max": 120.0})
@@ -91,6 +95,19 @@ class Config:
     foreground_load: float = field(
         default=0.08,
         metadata={"min": 0.0, "max": 1.0, "help": "share of the load that the simulated users make"},
+    )
+    sites: str = field(
+        default="", metadata={"help": "site plan (CSV) that replaces the scene's sites; empty: none"}
+    )
+    propagation: Literal["rays", "uma", "umi", "rma"] = field(
+        default="rays",
+        metadata={"help": "of a site plan: traced by rays, or TR 38.901 over the scene's streets"},
+    )
+    traces: str = field(
+        default="", metadata={"help": "measured drives that shift the scene's RSRP; empty: none"}
+    )
+    prices: str = field(
+        default="", metadata={"help": "TOML with constants of your own, of energy and money; empty: cited"}
     )
     workers: int = field(default=0, metadata={"min": 0, "max": 256, "help": "processes; 0: one per core"})
     training: Training = Training()
@@ -209,6 +226,12 @@ def check(config: Config) -> None:
                 f"maps holds smooth, and worth needs at least one of {name} for it; give --set {name}=..., "
                 "or leave the smooth map out with --set maps=raw"
             )
+    if config.propagation != "rays" and not config.sites:
+        raise DefianceError(
+            f"propagation {config.propagation} is that of a site plan; give --set sites=PLAN.csv"
+        )
+    if config.scene == PLAIN and config.propagation == "rays":
+        raise DefianceError("a plain needs a site plan and its propagation; give --set propagation=uma")
     scenarios = [s.name(cap) for s in home_scenarios(config) for cap in caps(config, s)]
     models = [f"{p}/{regime}/{map_}/seed{n}" for map_ in config.maps for p, regime, n in kinds(config, map_)]
     for names in (scenarios, models):

@@ -12,21 +12,17 @@ from numpy.typing import NDArray
 
 from defiance.control.handover import ENVELOPE_PERIODS, HISTORY
 from defiance.hardware import (
-    BACKHAUL,
     DEVICE_NPU,
     SERVER_CPU,
     STATION_SOC,
-    UE_COMMAND,
-    UE_DOWNLOAD,
-    UE_REPORT,
     ComputeProfile,
-    base_station_power_w,
 )
 from defiance.kpm import operations_until_converged
 from defiance.link import BackhaulLink, Deliveries, Packets
 from defiance.meter import Operations, operations_of
 from defiance.network.loop import PERIOD_STEPS
 from defiance.network.messages import PREPARATION_BITS, report_bits
+from defiance.prices import CITED
 from defiance.scene import Scene
 from defiance.seeding import stream
 from defiance.studies.worth.experiments import A3_OPERATIONS_PER_CELL, Model, scene_of
@@ -53,6 +49,7 @@ class Cost:
         data_bits, model_bits: sent while training, over the air and over the backhaul.
         transfer_j: energy of these transfers.
         delivery_bits: of models to one device over the air; with one model per station it needs all of them.
+        download_j_per_bit: what one of these bits costs the device.
         decision: operations of one decision.
         parameters: of one model.
     """
@@ -67,6 +64,7 @@ class Cost:
     model_bits: float
     transfer_j: float
     delivery_bits: float
+    download_j_per_bit: float
     decision: float
     parameters: int
 
@@ -77,7 +75,11 @@ class Cost:
 
     def investment_j(self, users: float) -> float:
         """Joules until so many users have it."""
-        return self.training_j + users * self.delivery_bits * UE_DOWNLOAD.joules_per_bit
+        return self.training_j + self.delivery_j(users)
+
+    def delivery_j(self, users: float) -> float:
+        """Joules that so many users' devices spend on receiving it."""
+        return users * self.delivery_bits * self.download_j_per_bit
 
 
 def layer_operations(config: Config, scene: Scene, batch: int) -> Operations:
@@ -109,7 +111,7 @@ def decision_operations(config: Config, scene: Scene) -> float:
 
 def cost(results: Results, model: Model) -> Cost:
     """Books one model from what its training recorded; transfers go over a backhaul link."""
-    config, part = results.config, results.trained[model]
+    config, prices, part = results.config, results.prices, results.trained[model]
     city = away_scenario(config) if model.regime.startswith("finetuned") else home_scenarios(config)[0]
     assert city is not None
     scene = scene_of(config, city.city, model.map)
@@ -124,7 +126,7 @@ def cost(results: Results, model: Model) -> Cost:
     operations = nodes * (part["steps_per_round"] * training_step + check)
     per_round = [operations * r for r in range(rounds + 1)]
     gathered = model.regime not in ("local", "federated")
-    profile = SERVER_CPU if gathered else STATION_SOC
+    profile = prices.profile(SERVER_CPU if gathered else STATION_SOC)
 
     cells = len(scene.cell_site)
     samples = part["recorded_samples"]
@@ -135,7 +137,7 @@ def cost(results: Results, model: Model) -> Cost:
         else 10 * (report_bits(9) + SAMPLE_HEADER_BITS)
     )
     air_bits = samples / 10 * log_bits
-    wire = BackhaulLink(BACKHAUL_BPS, BACKHAUL_DELAY_S, energy_j_per_bit=BACKHAUL.joules_per_bit)
+    wire = BackhaulLink(BACKHAUL_BPS, BACKHAUL_DELAY_S, energy_j_per_bit=prices.backhaul.joules_per_bit)
     weights_bits = 32 * part["parameters"]
     sites = len(scene.site_position_m)
     sent = [_transfer(wire, "model", n, weights_bits) for n in _model_transfers(model.regime, sites, rounds)]
@@ -152,14 +154,16 @@ def cost(results: Results, model: Model) -> Cost:
         rounds=rounds,
         until_converged=operations_until_converged(per_round, part["validation_loss"], "lower"),
         compute_j=operations * rounds * profile.joules_per_operation,
-        compute_estimated_j=part["cpu_s"] * SERVER_CPU.watts_per_core,
+        compute_estimated_j=part["cpu_s"] * prices.server.watts_per_core,
         cpu_s=part["cpu_s"],
         data_bits=air_bits + by_purpose["data"],
         model_bits=by_purpose["model"],
-        transfer_j=air_bits * UE_REPORT.joules_per_bit + float((wired.tx_energy_j + wired.rx_energy_j).sum()),
+        transfer_j=air_bits * prices.report.joules_per_bit
+        + float((wired.tx_energy_j + wired.rx_energy_j).sum()),
         delivery_bits=float(
             weights_bits * (sites if model.regime == "local" else 1) * (model.placement == "device")
         ),
+        download_j_per_bit=prices.download.joules_per_bit,
         decision=decision_operations(config, scene),
         parameters=part["parameters"],
     )
@@ -205,18 +209,17 @@ class Running:
         return self.device_w + self.station_w + self.backhaul_w
 
 
-def running(config: Config, tests: list[dict[str, Any]], decision: float, placement: str) -> Running:
+def running(results: Results, tests: list[dict[str, Any]], decision: float, placement: str) -> Running:
     """Per user and second, from the counts of test runs; decisions are computed where they are placed."""
+    config, prices = results.config, results.prices
 
     def column(name: str) -> NDArray[np.float64]:
         return np.array([test[name] for test in tests]) / (config.users * config.test_s)
 
-    on = DEVICE_NPU if placement == "device" else STATION_SOC
-    full_w, idle_w = base_station_power_w(torch.tensor([1.0, 0.0])).tolist()
+    on = prices.profile(DEVICE_NPU if placement == "device" else STATION_SOC)
     inference_w = decision / (PERIOD_STEPS[placement] * config.radio.step_s) * on.joules_per_operation
-    radio_w = (
-        column("assistance") * UE_REPORT.joules_per_bit + column("signalling") * UE_COMMAND.joules_per_bit
-    )
+    radio_w = column("assistance") * prices.report.joules_per_bit
+    radio_w = radio_w + column("signalling") * prices.command.joules_per_bit
     bits = np.array([test["bits"] for test in tests])
     own_load_s = np.array([test["own_load_seconds"] for test in tests])
     return Running(
@@ -224,8 +227,8 @@ def running(config: Config, tests: list[dict[str, Any]], decision: float, placem
         on=on,
         device_w=radio_w + inference_w * (placement == "device"),
         station_w=np.full_like(radio_w, inference_w * (placement == "station")),
-        backhaul_w=column("prepared") * PREPARATION_BITS * BACKHAUL.joules_per_bit,
-        network_j_per_bit=(full_w - idle_w) * own_load_s / np.maximum(bits, 1.0),
+        backhaul_w=column("prepared") * PREPARATION_BITS * prices.backhaul.joules_per_bit,
+        network_j_per_bit=(prices.cell.full_load_w - prices.cell.idle_w) * own_load_s / np.maximum(bits, 1.0),
         bits_per_s=column("assistance") + column("signalling") + column("prepared") * PREPARATION_BITS,
     )
 
@@ -233,7 +236,7 @@ def running(config: Config, tests: list[dict[str, Any]], decision: float, placem
 def rule_running(results: Results, scenario: Scenario, test: dict[str, Any]) -> Running:
     """What the rule costs while it runs: it is evaluated on the device."""
     cells = len(scene_of(results.config, scenario.city, scenario.map).cell_site)
-    return running(results.config, [test], float(A3_OPERATIONS_PER_CELL * cells), "device")
+    return running(results, [test], float(A3_OPERATIONS_PER_CELL * cells), "device")
 
 
 def learned_running(
@@ -241,7 +244,17 @@ def learned_running(
 ) -> Running:
     """What a learned function costs while it runs."""
     scene = scene_of(results.config, scenario.city, scenario.map)
-    return running(results.config, tests, decision_operations(results.config, scene), placement)
+    return running(results, tests, decision_operations(results.config, scene), placement)
+
+
+def stations_j(results: Results, scenario: Scenario, test: dict[str, Any]) -> list[float]:
+    """Energy of all base stations in a test run, one number per seed; linear in load."""
+    cell = results.prices.cell
+    if cell == CITED.cell:
+        return list(test["network_j"])
+    cells = len(scene_of(results.config, scenario.city, scenario.map).cell_site)
+    idle_j = cells * results.config.test_s * cell.idle_w
+    return [idle_j + (cell.full_load_w - cell.idle_w) * load_s for load_s in test["load_seconds"]]
 
 
 def latency_s(config: Config, own: Running) -> float:

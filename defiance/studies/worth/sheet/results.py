@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from defiance.prices import CITED, Prices
+from defiance.scene.drive_fits import Calibration
 from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import Config, Scenario, caps, handover_limit
 
@@ -25,6 +27,8 @@ class Results:
     trained: dict[Model, dict[str, Any]]
     judged: dict[tuple[Model, Scenario], dict[str, Any]]
     pictures: dict[str, dict[str, Any]]
+    prices: Prices = CITED
+    calibration: Calibration | None = None
 
     def models(self, scenario: Scenario) -> dict[tuple[str, str], list[Model]]:
         """The models judged in a scenario, by placement and regime."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,27 @@ from numpy.typing import NDArray
 
 from defiance.kpm import METRICS, Row, mean_interval
 from defiance.network.loop import PERIOD_STEPS
+from defiance.prices import CITED
+from defiance.scene.drive_fits import Calibration
 from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps, home_scenarios
-from defiance.studies.worth.sheet.costs import Cost, Running, cost, latency_s, learned_running, rule_running
+from defiance.studies.worth.sheet.costs import (
+    Cost,
+    Running,
+    cost,
+    latency_s,
+    learned_running,
+    rule_running,
+    stations_j,
+)
 from defiance.studies.worth.sheet.results import Results, at, crossed_interval, pictures
 
-UNITS = {"saved_power_per_user": "W", "training_operations_total": "op"}
+UNITS = {
+    "saved_power_per_user": "W",
+    "training_operations_total": "op",
+    "rsrp_offset": "dB",
+    "rsrp_distance": "dB",
+}
 """Units of metrics that are this study's own; the others have none."""
 
 NETWORK_RATES = (
@@ -28,6 +44,8 @@ NETWORK_RATES = (
 )
 
 
+YEAR_S = 365.25 * 86400
+
 Interval = tuple[float, float, float]
 Maker = Callable[[str, str, Interval, int, str], Row]
 """Makes a row from node, metric, interval, n and provenance."""
@@ -35,6 +53,8 @@ Maker = Callable[[str, str, Interval, int, str], Row]
 
 def rows(results: Results) -> Iterator[Row]:
     """All rows of the sheet."""
+    if results.calibration is not None:
+        yield from _calibration_rows(results, results.calibration)
     for scenario in results.a3:
         for cap in caps(results.config, scenario):
             yield from _scenario_rows(results, scenario, cap)
@@ -59,6 +79,14 @@ def _node(placement: str) -> str:
     return "device" if placement == "device" else "base-station"
 
 
+def _calibration_rows(results: Results, found: Calibration) -> Iterator[Row]:
+    """How the scene was shifted to what drives measured, and how far it is from each held-out drive."""
+    row = _maker("scene", "none", f"{home_scenarios(results.config)[0].city}/measured")
+    drives = len(found.distance_db)
+    yield row("network", "rsrp_offset", _constant(found.offset_db), drives, "measured")
+    yield row("network", "rsrp_distance", mean_interval(found.distance_db), drives, "measured")
+
+
 # --- scenarios ------------------------------------------------------------------------------------------
 
 
@@ -75,7 +103,9 @@ def _scenario_rows(results: Results, scenario: Scenario, cap: float) -> Iterator
     )
     yield row("network", "cpu_time", _constant(results.a3[scenario]["cpu_s"]), 1, "measured")
     yield row("device", "inference_operations", _constant(rule.decision), 1, "counted")
-    yield row("network", "inference_latency", _constant(latency_s(config, rule)), 1, "modelled")
+    yield row(
+        "network", "inference_latency", _constant(latency_s(config, rule)), 1, results.prices.provenance
+    )
     yield from _rates(
         results, _maker("genie", "none", name), scenario, [at(results.genie[scenario], cap)["test"]]
     )
@@ -109,22 +139,24 @@ def _learned_rows(
     decisions = settings * config.validation_worlds * config.validation_users * config.validation_s
     tuning = own.decision * decisions / (PERIOD_STEPS[placement] * config.radio.step_s)
     yield row("network", "tuning_operations", _constant(tuning), 1, "counted")
-    yield row("network", "inference_latency", _constant(latency_s(config, own)), 1, "modelled")
+    yield row("network", "inference_latency", _constant(latency_s(config, own)), 1, results.prices.provenance)
     costs = [cost(results, m) for m in models]
     yield from _costs(results, row, own, costs)
     saved_w = saved_per_user_w(config, a3, rule, own)
     invested_j = float(np.mean([c.investment_j(config.users) for c in costs]))
-    yield row("network", "saved_power_per_user", crossed_interval(saved_w), n, "modelled")
+    yield row("network", "saved_power_per_user", crossed_interval(saved_w), n, results.prices.provenance)
     yield row(
         "network",
         "break_even_time",
         break_even(invested_j, crossed_interval(saved_w * config.users)),
         n,
-        "modelled",
+        results.prices.provenance,
     )
+    if results.prices.electricity != CITED.electricity:
+        yield from _bill_rows(results, row, saved_bill(results, a3, rule, own), costs)
     extra_bits = float((own.bits_per_s - rule.bits_per_s).mean())
     for metric, extra, provenance in (
-        ("joules_per_avoided_outage_second", float(-saved_w.mean()), "modelled"),
+        ("joules_per_avoided_outage_second", float(-saved_w.mean()), results.prices.provenance),
         ("bits_per_avoided_outage_second", extra_bits, "counted"),
     ):
         value = extra / float(avoided.mean()) if avoided.mean() > 0 else math.inf
@@ -142,8 +174,8 @@ def _rates(results: Results, row: Maker, scenario: Scenario, tests: list[dict[st
     metric = "generalisation" if scenario == away_scenario(results.config) else "performance"
     yield row("network", metric, crossed_interval(in_service), n, "measured")
     yield row("network", "load", crossed_interval(np.array([test["load"] for test in tests])), n, "measured")
-    network_j = np.array([test["network_j"] for test in tests])
-    yield row("network", "energy", crossed_interval(network_j), n, "modelled")
+    network_j = np.array([stations_j(results, scenario, test) for test in tests])
+    yield row("network", "energy", crossed_interval(network_j), n, results.prices.provenance)
 
 
 def _costs(results: Results, row: Maker, own: Running, costs: list[Cost]) -> Iterator[Row]:
@@ -162,8 +194,10 @@ def _costs(results: Results, row: Maker, own: Running, costs: list[Cost]) -> Ite
         ("base-station", own.station_w),
         ("backhaul", own.backhaul_w),
     ):
-        yield row(node, "energy", crossed_interval(watts * user_seconds), n, "modelled")
-    yield row("network", "energy_per_bit", crossed_interval(own.network_j_per_bit), n, "modelled")
+        yield row(node, "energy", crossed_interval(watts * user_seconds), n, results.prices.provenance)
+    yield row(
+        "network", "energy_per_bit", crossed_interval(own.network_j_per_bit), n, results.prices.provenance
+    )
 
 
 def relative(avoided: NDArray[np.float64], rule_outage: float) -> NDArray[np.float64]:
@@ -177,6 +211,27 @@ def saved_per_user_w(config: Config, a3: dict[str, Any], rule: Running, own: Run
     """Power saved per user at the rule's delivered bits, less what running costs more, `[runs, seeds]`."""
     bits_per_s = np.array(a3["bits"]) / (config.users * config.test_s)
     return (rule.network_j_per_bit - own.network_j_per_bit) * bits_per_s + rule.overhead_w - own.overhead_w
+
+
+def saved_bill(results: Results, a3: dict[str, Any], rule: Running, own: Running) -> NDArray[np.float64]:
+    """Money saved per user and second at the rule's delivered bits, `[runs, seeds]`."""
+    bits_per_s = np.array(a3["bits"]) / (results.config.users * results.config.test_s)
+    network_w = (rule.network_j_per_bit - own.network_j_per_bit) * bits_per_s
+    network_w = network_w + rule.station_w + rule.backhaul_w - own.station_w - own.backhaul_w
+    bill: NDArray[np.float64] = results.prices.bill(network_w, rule.device_w - own.device_w)
+    return bill
+
+
+def _bill_rows(results: Results, row: Maker, saved: NDArray[np.float64], costs: list[Cost]) -> Iterator[Row]:
+    """What the user's prices of electricity make of it."""
+    users = results.config.users
+    yearly = row(
+        "network", "electricity_saved_per_user_year", crossed_interval(saved * YEAR_S), saved.size, "user"
+    )
+    yield replace(yearly, unit=results.prices.electricity.currency)
+    invested = float(np.mean([results.prices.bill(c.training_j, c.delivery_j(users)) for c in costs]))
+    payback = break_even(invested, crossed_interval(saved * users))
+    yield row("network", "electricity_payback_time", payback, saved.size, "user")
 
 
 def break_even(invested_j: float, saved_w: Interval) -> Interval:
@@ -230,9 +285,9 @@ def _training_rows(results: Results) -> Iterator[Row]:
             ("training", "training_operations", [c.until_converged for c in costs], "counted"),
             ("training", "training_operations_total", [c.operations * c.rounds for c in costs], "counted"),
             ("training", "communication_bits", [c.data_bits + c.model_bits for c in costs], "counted"),
-            ("training", "energy", [c.compute_j for c in costs], "modelled"),
+            ("training", "energy", [c.compute_j for c in costs], results.prices.provenance),
             ("training", "energy", [c.compute_estimated_j for c in costs], "estimated"),
-            ("training-transfers", "energy", [c.transfer_j for c in costs], "modelled"),
+            ("training-transfers", "energy", [c.transfer_j for c in costs], results.prices.provenance),
             ("training", "cpu_time", [c.cpu_s for c in costs], "measured"),
             (_node(placement), "inference_operations", [c.decision for c in costs], "counted"),
             (_node(placement), "inference_parameters", [float(c.parameters) for c in costs], "counted"),
