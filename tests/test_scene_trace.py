@@ -113,11 +113,13 @@ def element_gain_db(off_azimuth_deg, zenith_deg):
 
 
 def test_line_of_sight_is_free_space_and_the_element_pattern(sionna_rt, tmp_path):
-    (tmp_path / "sites.csv").write_text(PLAN + "mast,0,0,40,90,0\nmast,0,0,40,0,0\n")
+    """A scene file of the user's own; the second sector has 6 dB less power, the carrier is 2 GHz."""
+    plan = PLAN[:-1] + ",power_dbm,carrier_mhz\nmast,0,0,40,90,0,46,2000\nmast,0,0,40,0,0,40,2000\n"
+    (tmp_path / "sites.csv").write_text(plan)
     out = tmp_path / "canyon.npz"
     done = []
     scene = trace(
-        "simple_street_canyon",
+        str(sionna_rt.scene.simple_street_canyon),
         tmp_path / "sites.csv",
         out,
         samples_per_tx=400_000,
@@ -126,18 +128,18 @@ def test_line_of_sight_is_free_space_and_the_element_pattern(sionna_rt, tmp_path
         progress=lambda *step: done.append(step),
     )
     assert done == [(0, 2), (1, 2), (2, 2)]
-    assert scene.cell_site.tolist() == [0, 0]
+    assert scene.cell_site.tolist() == [0, 0] and scene.carrier_hz == 2e9
     torch.testing.assert_close(scene.site_position_m, torch.tensor([[0.0, 0.0, 40.0]]), atol=0.1, rtol=0)
     rows, cols = torch.meshgrid(*(torch.arange(n) for n in scene.outdoor.shape), indexing="ij")
     east_m = (scene.origin_m[0] + cols * scene.resolution_m).numpy()
     north_m = (scene.origin_m[1] + rows * scene.resolution_m).numpy()
     down_m = 40.0 - 1.5
     distance_m = np.sqrt(east_m**2 + north_m**2 + down_m**2)
-    free_space_db = 20 * np.log10(299_792_458 / 3.5e9 / (4 * np.pi * distance_m))
+    free_space_db = 20 * np.log10(299_792_458 / 2e9 / (4 * np.pi * distance_m))
     zenith_deg = 90 + np.rad2deg(np.arcsin(down_m / distance_m))
     for cell, azimuth_deg in enumerate((90.0, 0.0)):
         off_deg = (np.rad2deg(np.arctan2(east_m, north_m)) - azimuth_deg + 180) % 360 - 180
-        expected_db = free_space_db + element_gain_db(off_deg, zenith_deg)
+        expected_db = free_space_db + element_gain_db(off_deg, zenith_deg) - 6.0 * cell
         traced_db = scene.path_gain_db[cell].numpy()
         seen = scene.outdoor.numpy() & (traced_db > -150) & (np.hypot(east_m, north_m) > 8)
         assert seen.sum() > 100
