@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- made by `make calibration` -->", "<!-- end -->"
 PERCENT = tuple(range(5, 100, 5))
 METRICS = {"coupling_gain": "coupling gain [dB]", "sinr": "SINR [dB]", "sir": "SIR [dB]"}
-USERS_PER_DROP = 3000
+USERS_PER_DROP = 10_000
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,21 @@ from defiance.network import reference
 from defiance.network.settings import RadioConfig
 from defiance.network.state import initial
 from defiance.network.world import draw_drop_worlds
-from defiance.radio.tr38901 import INH, RMA, UMA, UMI, Scenario, column_gain_db, element_gain_db, wall_loss_db
+from defiance.radio.tr38901 import (
+    INDOOR_DB_PER_M,
+    INH,
+    RMA,
+    UMA,
+    UMI,
+    Scenario,
+    column_gain_db,
+    element_gain_db,
+    wall_loss_db,
+)
 from defiance.scene.drop import (
     AZIMUTHS_DEG,
     Drop,
+    SiteGain,
     between_points,
     field_amplitude,
     floor_height_m,
@@ -95,14 +106,25 @@ def test_fields_are_normal_and_correlate_exponentially() -> None:
         assert got == pytest.approx(math.exp(-distance_m / 15), abs=0.25)
 
 
-def test_smooth_fields_differ_less_between_neighbours_and_alike_far_off() -> None:
-    lattice_m = torch.tensor([[400.0, 0.0], [200.0, 346.4]], dtype=torch.float64)
-    grid_m = nearest_image(torus_grid(80, 80, lattice_m), lattice_m)
-    spectrum = field_amplitude(grid_m, 50.0, smooth_m=10.0).double() ** 2
-    correlation = torch.fft.ifft2(spectrum).real
-    for row, column in ((0, 0), (0, 1), (4, 4), (0, 10)):
-        way_m = math.hypot(float(grid_m[row, column].norm()), 10.0) - 10.0
-        assert float(correlation[row, column]) == pytest.approx(math.exp(-way_m / 50), abs=5e-3)
+def changes_per_m(size: int, power: float) -> float:
+    """How often the sign of a field with D = 50 m changes along the rows of a map of 800 m."""
+    lattice_m = 800 * torch.eye(2, dtype=torch.float64)
+    grid_m = nearest_image(torus_grid(size, size, lattice_m), lattice_m)
+    amplitude = field_amplitude(grid_m, 50.0, power=power)
+    rng = torch.Generator().manual_seed(1)
+    positive = torch.stack([normal_field(amplitude, rng) > 0 for _ in range(100)])
+    changed = positive != torch.roll(positive, 1, -1)
+    return float(changed.float().mean()) * size / 800
+
+
+def test_how_often_sight_changes_is_not_a_matter_of_the_maps_pitch() -> None:
+    """Rice's rate sqrt(2) / (pi D) at 10 and 5 m; 100 maps have 60,000 changes, of which few are independent.
+
+    An exponential correlation's changes grow as the root of the number of points.
+    """
+    rates = [changes_per_m(80, 2.0), changes_per_m(160, 2.0)]
+    assert rates == pytest.approx([math.sqrt(2) / (math.pi * 50)] * 2, rel=0.03)
+    assert changes_per_m(160, 1.0) / changes_per_m(80, 1.0) == pytest.approx(math.sqrt(2), rel=0.05)
 
 
 def test_variance_between_points_is_the_bilinear_mean() -> None:
@@ -143,7 +165,7 @@ def test_shadowing_has_the_tables_mean_spread_and_is_shared_by_sectors(name: str
         antenna_db = (
             element_gain_db(zenith_deg[..., None], off_deg) + column_gain_db(zenith_deg, 102.0)[..., None]
         )
-        lost_db = antenna_db - gain_db
+        lost_db = antenna_db - gain_db - INDOOR_DB_PER_M * drop.depth_m[floor, ..., None, None]
         alike = (lost_db[..., 0] - lost_db[..., 2]).abs() < 1e-3
         assert alike.float().mean() > 0.99  # but where two images of a site are equally far
         nlos = alike & ~drop.los[floor]
@@ -156,6 +178,30 @@ def test_shadowing_has_the_tables_mean_spread_and_is_shared_by_sectors(name: str
         error = 5 * expected_db / math.sqrt(patches)
         assert float(left_db.mean()) == pytest.approx(0, abs=error)
         assert float(left_db.std()) == pytest.approx(expected_db, abs=error)
+
+
+@pytest.mark.parametrize(("name", "most_m"), [("uma", 25.0), ("umi", 25.0), ("rma", 10.0)])
+def test_indoor_depth_is_the_lesser_of_two_uniform_draws(name: str, most_m: float) -> None:
+    """P(depth > x) = (1 - x / most)^2 on storeys; UMi has 660 patches of pi D^2 / 2, the others more."""
+    outdoors, indoors = small(name).depth_m
+    assert not outdoors.any() and 0 <= indoors.min() and indoors.max() <= most_m
+    for share in (0.1, 0.3, 0.5, 0.8):
+        expected = (1 - share) ** 2
+        spread = 5 * math.sqrt(expected * (1 - expected) / 660)
+        assert (indoors > share * most_m).double().mean().item() == pytest.approx(expected, abs=spread)
+
+
+def test_line_of_sight_ends_at_the_wall_and_every_metre_behind_it_is_lost() -> None:
+    """The same draws with and without depth, at quantiles between the probabilities of both."""
+    way_m = torch.tensor([[[60.0, 0.0], [0.0, 20.0], [-45.0, 0.0]]])
+    site = SiteGain.around(UMI, 6e9, 1, way_m, tilts_deg=[102.0] * 3)
+    depth_m, none = torch.tensor([[10.0, 2.0, 12.0]]), torch.zeros(1, 3)
+    near, far = (UMI.los_probability(way_m.norm(dim=-1) - d, 1.5) for d in (depth_m, none))
+    between = torch.special.ndtri((near + far) / 2)
+    (open_db, hidden), (inside_db, seen) = (site.drawn(between, none, none, d) for d in (none, depth_m))
+    assert not hidden.any() and seen.all()
+    gained_db = (site.nlos_loss_db - site.los_loss_db - 0.5 * depth_m)[..., None].expand(-1, -1, 3)
+    torch.testing.assert_close(inside_db - open_db, gained_db, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["uma", "umi", "rma"])
@@ -242,8 +288,7 @@ def test_walls_cars_and_open_air() -> None:
     indoor = world.floor > 0
     assert bool((world.loss_db[~indoor] == 0).all())
     walls = [wall_loss_db("low", 3.5e9), wall_loss_db("high", 3.5e9)]
-    mean = sum(walls) / 2 + 0.5 * 25 / 3
-    assert world.loss_db[indoor].mean().item() == pytest.approx(mean, abs=1.0)
+    assert world.loss_db[indoor].mean().item() == pytest.approx(sum(walls) / 2, abs=1.0)
     cars = dropped("rma")
     assert cars.loss_db[cars.floor == 0].mean().item() == pytest.approx(9.0, abs=0.6)
     assert cars.loss_db[cars.floor == 0].std().item() == pytest.approx(5.0, abs=0.4)

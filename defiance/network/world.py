@@ -19,7 +19,7 @@ from torch import Tensor
 
 from defiance.errors import DefianceError
 from defiance.network.settings import RadioConfig
-from defiance.radio.tr38901 import CAR_DB, CAR_SIGMA_DB, penetration_db
+from defiance.radio.tr38901 import CAR_DB, CAR_SIGMA_DB, wall_penetration_db
 from defiance.scene import Scene
 from defiance.scene.drop import Drop, field_amplitude, nearest_image, normal_field, torus_grid
 from defiance.scene.streets import ROUTE_SPACING_M, Kind, Mask, routes
@@ -335,14 +335,13 @@ def _draws(
 def _inside(drop: Drop, users: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """Storey (0 outdoors) and own loss in dB of every user, `[U]` each."""
     scenario, highest = drop.scenario, drop.gain_db.shape[0] - 1
-    kind, building, level, first, second, model = torch.rand(6, users, generator=rng)
+    kind, building, level, model = torch.rand(4, users, generator=rng)
     normal = torch.randn(users, generator=rng)
     indoor = kind < scenario.indoor_share
     lowest = min(4, scenario.storeys)
     height = lowest + (building * (scenario.storeys - lowest + 1)).floor()
     storey = torch.where(indoor, 1 + (level * height).floor(), 0.0).clamp(max=highest).int()
-    depth_m = scenario.depth_m * torch.minimum(first, second)
-    walls = penetration_db(model < scenario.high_loss_share, depth_m, normal, drop.carrier_hz)
+    walls = wall_penetration_db(model < scenario.high_loss_share, normal, drop.carrier_hz)
     outside = CAR_DB + CAR_SIGMA_DB * normal if scenario.in_cars else torch.zeros(users)
     return storey, torch.where(indoor, walls, outside)
 

@@ -7,7 +7,7 @@ and tables are those of V16.1; later ones have another infrared-reflective glass
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -72,48 +72,78 @@ def environment_height_m(distance_m: Tensor, height_m: float, uniform: Tensor) -
     return torch.where(uniform < ground, 1.0, 12.0 + 3.0 * torch.floor(rest * roofs))
 
 
-def uma_los_loss_db(
-    distance_m: Tensor,
-    height_m: Tensor | float,
-    station_m: float,
-    carrier_hz: float,
-    environment_m: Tensor | float = 1.0,
-) -> Tensor:
-    """UMa LOS: PL_1 up to the breakpoint, PL_2 beyond."""
-    return _two_slopes(
-        distance_m, height_m, station_m, carrier_hz, environment_m, offset=28.0, slope=22.0, fold=9.0
-    )
+class Loss(Protocol):
+    """Path loss in dB at d_2D."""
+
+    def __call__(
+        self,
+        distance_m: Tensor,
+        height_m: Tensor | float,
+        station_m: float,
+        carrier_hz: float,
+        environment_m: Tensor | float = 1.0,
+    ) -> Tensor:
+        """`height_m` is h_UT, `station_m` h_BS; `environment_m`, h_E, counts where the formula has one."""
+        ...
 
 
-def uma_nlos_loss_db(
-    distance_m: Tensor, height_m: Tensor | float, station_m: float, carrier_hz: float
-) -> Tensor:
-    """UMa NLOS, never less than LOS."""
-    far = 13.54 + 39.08 * _log_3d(distance_m, height_m, station_m) + 20 * math.log10(carrier_hz / 1e9)
-    los = uma_los_loss_db(distance_m, height_m, station_m, carrier_hz)
-    return torch.maximum(los, far - 0.6 * (height_m - 1.5))
+def _log_3d(distance_m: Tensor, height_m: Tensor | float, station_m: float) -> Tensor:
+    """log10 of d_3D."""
+    rise_m = torch.as_tensor(station_m - height_m, dtype=distance_m.dtype)
+    return torch.log10(torch.hypot(distance_m, rise_m))
 
 
-def umi_los_loss_db(
-    distance_m: Tensor,
-    height_m: Tensor | float,
-    station_m: float,
-    carrier_hz: float,
-    environment_m: Tensor | float = 1.0,
-) -> Tensor:
-    """UMi street canyon, LOS."""
-    return _two_slopes(
-        distance_m, height_m, station_m, carrier_hz, environment_m, offset=32.4, slope=21.0, fold=9.5
-    )
+def _one_slope(
+    offset: float, slope: float, carrier: float, per_m: float = 0.0, least: Loss | None = None
+) -> Loss:
+    """PL = offset + slope lg d_3D + carrier lg f - per_m (h_UT - 1.5), and not less than `least`."""
+
+    def loss_db(
+        distance_m: Tensor,
+        height_m: Tensor | float,
+        station_m: float,
+        carrier_hz: float,
+        environment_m: Tensor | float = 1.0,
+    ) -> Tensor:
+        far = (
+            offset + slope * _log_3d(distance_m, height_m, station_m) + carrier * math.log10(carrier_hz / 1e9)
+        )
+        far = far - per_m * (height_m - 1.5)
+        return (
+            far if least is None else torch.maximum(least(distance_m, height_m, station_m, carrier_hz), far)
+        )
+
+    return loss_db
 
 
-def umi_nlos_loss_db(
-    distance_m: Tensor, height_m: Tensor | float, station_m: float, carrier_hz: float
-) -> Tensor:
-    """UMi street canyon, NLOS, never less than LOS."""
-    far = 22.4 + 35.3 * _log_3d(distance_m, height_m, station_m) + 21.3 * math.log10(carrier_hz / 1e9)
-    los = umi_los_loss_db(distance_m, height_m, station_m, carrier_hz)
-    return torch.maximum(los, far - 0.3 * (height_m - 1.5))
+def _two_slopes(offset: float, slope: float, fold: float) -> Loss:
+    """PL_1 = offset + slope lg d_3D up to d'_BP, PL_2 = offset + 40 lg d_3D - fold lg(...) beyond."""
+
+    def loss_db(
+        distance_m: Tensor,
+        height_m: Tensor | float,
+        station_m: float,
+        carrier_hz: float,
+        environment_m: Tensor | float = 1.0,
+    ) -> Tensor:
+        height = torch.as_tensor(height_m, dtype=distance_m.dtype)
+        breakpoint_m = (
+            4 * (station_m - environment_m) * (height - environment_m) * carrier_hz / SPEED_OF_LIGHT_MPS
+        )
+        log_d = _log_3d(distance_m, height_m, station_m)
+        carrier_db = 20 * math.log10(carrier_hz / 1e9)
+        beyond = offset + 40 * log_d - fold * torch.log10(breakpoint_m**2 + (station_m - height) ** 2)
+        return carrier_db + torch.where(distance_m <= breakpoint_m, offset + slope * log_d, beyond)
+
+    return loss_db
+
+
+uma_los_loss_db = _two_slopes(28.0, 22.0, 9.0)
+uma_nlos_loss_db = _one_slope(13.54, 39.08, 20.0, 0.6, least=uma_los_loss_db)
+umi_los_loss_db = _two_slopes(32.4, 21.0, 9.5)
+umi_nlos_loss_db = _one_slope(22.4, 35.3, 21.3, 0.3, least=umi_los_loss_db)
+inh_los_loss_db = _one_slope(32.4, 17.3, 20.0)
+inh_nlos_loss_db = _one_slope(17.3, 38.3, 24.9, least=inh_los_loss_db)
 
 
 def rma_breakpoint_m(height_m: Tensor | float, station_m: float, carrier_hz: float) -> Tensor:
@@ -146,9 +176,13 @@ def rma_los_loss_db(
 
 
 def rma_nlos_loss_db(
-    distance_m: Tensor, height_m: Tensor | float, station_m: float, carrier_hz: float
+    distance_m: Tensor,
+    height_m: Tensor | float,
+    station_m: float,
+    carrier_hz: float,
+    environment_m: Tensor | float = 1.0,
 ) -> Tensor:
-    """RMa NLOS, never less than LOS."""
+    """RMa NLOS, never less than LOS; h_E plays no part."""
     height_m = torch.as_tensor(height_m, dtype=distance_m.dtype)
     far = (
         161.04
@@ -160,53 +194,6 @@ def rma_nlos_loss_db(
         - (3.2 * torch.log10(11.75 * height_m) ** 2 - 4.97)
     )
     return torch.maximum(rma_los_loss_db(distance_m, height_m, station_m, carrier_hz), far)
-
-
-def inh_los_loss_db(
-    distance_m: Tensor,
-    height_m: Tensor | float,
-    station_m: float,
-    carrier_hz: float,
-    environment_m: Tensor | float = 1.0,
-) -> Tensor:
-    """InH LOS; h_E plays no part."""
-    return 32.4 + 17.3 * _log_3d(distance_m, height_m, station_m) + 20 * math.log10(carrier_hz / 1e9)
-
-
-def inh_nlos_loss_db(
-    distance_m: Tensor, height_m: Tensor | float, station_m: float, carrier_hz: float
-) -> Tensor:
-    """InH NLOS, never less than LOS."""
-    far = 17.3 + 38.3 * _log_3d(distance_m, height_m, station_m) + 24.9 * math.log10(carrier_hz / 1e9)
-    return torch.maximum(inh_los_loss_db(distance_m, height_m, station_m, carrier_hz), far)
-
-
-def _log_3d(distance_m: Tensor, height_m: Tensor | float, station_m: float) -> Tensor:
-    """log10 of d_3D."""
-    rise_m = torch.as_tensor(station_m - height_m, dtype=distance_m.dtype)
-    return torch.log10(torch.hypot(distance_m, rise_m))
-
-
-def _two_slopes(
-    distance_m: Tensor,
-    height_m: Tensor | float,
-    station_m: float,
-    carrier_hz: float,
-    environment_m: Tensor | float,
-    *,
-    offset: float,
-    slope: float,
-    fold: float,
-) -> Tensor:
-    """PL_1 = offset + slope lg d_3D up to d'_BP, PL_2 = offset + 40 lg d_3D - fold lg(...) beyond."""
-    height = torch.as_tensor(height_m, dtype=distance_m.dtype)
-    breakpoint_m = (
-        4 * (station_m - environment_m) * (height - environment_m) * carrier_hz / SPEED_OF_LIGHT_MPS
-    )
-    log_d = _log_3d(distance_m, height_m, station_m)
-    carrier_db = 20 * math.log10(carrier_hz / 1e9)
-    beyond = offset + 40 * log_d - fold * torch.log10(breakpoint_m**2 + (station_m - height) ** 2)
-    return carrier_db + torch.where(distance_m <= breakpoint_m, offset + slope * log_d, beyond)
 
 
 # --- tables 7.2-1 to 7.2-3, 7.5-6, 7.6.3.1-2: the scenarios ---
@@ -241,8 +228,7 @@ class Scenario:
         los_correlation_m: of the LOS state (table 7.6.3.1-2).
         k_db, k_sigma_db: mean and standard deviation of the K factor under LOS (table 7.5-6).
         los_probability: of (d_2D-out, h_UT).
-        los_loss_db: of (d_2D, h_UT, h_BS, carrier, h_E).
-        nlos_loss_db: of (d_2D, h_UT, h_BS, carrier).
+        los_loss_db, nlos_loss_db: path loss in each state.
     """
 
     name: str
@@ -263,8 +249,8 @@ class Scenario:
     k_db: float
     k_sigma_db: float
     los_probability: Callable[[Tensor, Tensor | float], Tensor]
-    los_loss_db: Callable[[Tensor, Tensor | float, float, float, Tensor | float], Tensor]
-    nlos_loss_db: Callable[[Tensor, Tensor | float, float, float], Tensor]
+    los_loss_db: Loss
+    nlos_loss_db: Loss
 
 
 UMA = Scenario(
@@ -313,18 +299,19 @@ WALL_SIGMA_DB = {"low": 4.4, "high": 6.5}
 """Standard deviation sigma_P of a building's penetration loss (table 7.4.3-2)."""
 
 
-def penetration_db(high: Tensor, depth_m: Tensor, normal: Tensor, carrier_hz: float) -> Tensor:
-    """Penetration loss of indoor users, the same towards every station (clause 7.4.3.1).
+def wall_penetration_db(high: Tensor, normal: Tensor, carrier_hz: float) -> Tensor:
+    """PL_tw + N(0, sigma_P^2) of indoor users, the same towards every station (clause 7.4.3.1).
+
+    Behind the wall come `INDOOR_DB_PER_M` for each metre of d_2D-in.
 
     Args:
         high: whether the building follows the high-loss model, bool.
-        depth_m: d_2D-in.
         normal: one standard normal draw per user.
         carrier_hz: the carrier.
     """
     wall = torch.where(high, wall_loss_db("high", carrier_hz), wall_loss_db("low", carrier_hz))
     sigma = torch.where(high, WALL_SIGMA_DB["high"], WALL_SIGMA_DB["low"])
-    return wall + INDOOR_DB_PER_M * depth_m + sigma * normal
+    return wall + sigma * normal
 
 
 # --- clause 7.3: antennas ---

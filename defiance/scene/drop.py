@@ -2,8 +2,13 @@
 
 Nineteen hexagonal sites (UMa, UMi, RMa) lie on a torus, so that every site has two rings of neighbours;
 twelve sites hang in an office (InH). Line of sight and shadowing are Gaussian fields over that area, one of
-each per site and floor, correlated as exp(-distance / correlation distance) (clause 7.6.3.1); sectors of a
-site share them, floors don't.
+each per site and floor; sectors of a site share them, floors don't. How deep in its building a place lies is
+one field per floor, the same for all sites (clause 7.6.3).
+
+Shadowing is correlated as exp(-d / D) (clause 7.4.4). A field that rough crosses a threshold infinitely
+often, so that how often a walk changes between line of sight and none would be a matter of the map's pitch.
+What decides line of sight is therefore correlated as exp(-(d / D)^2): 1/e at the standard's D as well, and at
+even odds one change in pi D / sqrt(2), 111 m, on any map that resolves it (Rice 1944).
 """
 
 import math
@@ -15,6 +20,7 @@ from torch import Tensor
 
 from defiance.errors import DefianceError
 from defiance.radio.tr38901 import (
+    INDOOR_DB_PER_M,
     UMA,
     Scenario,
     column_gain_db,
@@ -33,6 +39,7 @@ OFFICE_M = (120.0, 50.0)  # table 7.2-2
 OFFICE_SITES_M = tuple((10.0 + 20.0 * i, y) for y in (15.0, 35.0) for i in range(6))
 OFFICE_RESOLUTION_M = 0.5
 STOREY_M = 3.0  # TR 36.873 table 6-1
+DEPTH_CORRELATION_M = 25.0  # clause 7.6.3.3, of the indoor distance
 
 
 @dataclass(frozen=True)
@@ -42,9 +49,11 @@ class Drop:
     Attributes:
         scenario: whose tables hold.
         carrier_hz: carrier frequency.
-        gain_db: float32 [floors, rows, cols, cells], antenna gain included, transmit power and walls not.
-            Floor 0 is outdoors (InH: the office), floor n the n-th storey of buildings.
+        gain_db: float32 [floors, rows, cols, cells], antenna gain and the way inside the building included,
+            transmit power and walls not. Floor 0 is outdoors (InH: the office), floor n the n-th storey of
+            buildings.
         los: bool [floors, rows, cols, sites], line of sight up to the building.
+        depth_m: float32 [floors, rows, cols], d_2D-in: how far inside its building a place lies.
         origin_m: place of grid point [0, 0].
         resolution_m: spacing of the grid.
         lattice_m: float64 [2, 2], vectors along columns and rows after which all repeats; None for an office.
@@ -57,6 +66,7 @@ class Drop:
     carrier_hz: float
     gain_db: Tensor
     los: Tensor
+    depth_m: Tensor
     origin_m: tuple[float, float]
     resolution_m: float
     lattice_m: Tensor | None
@@ -119,17 +129,21 @@ def _hexagonal(
     shifts = [((5 * n) % HEX_SITES, (-2 * n) % HEX_SITES) for n in range(HEX_SITES)]
     gain_db = torch.empty(1 + storeys, size, size, 3 * HEX_SITES)
     los = torch.empty(1 + storeys, size, size, HEX_SITES, dtype=torch.bool)
+    depth_m = torch.zeros(1 + storeys, size, size)
     for floor in range(1 + storeys):
         site = SiteGain.around(scenario, carrier_hz, floor, offset_m, tilts_deg=[tilt_deg] * 3)
         fields = Fields(scenario, floor, stream, size, size, lattice_m)
+        if floor:
+            depth_m[floor] = fields.depth_m()
         for n, (column, row) in enumerate(shifts):
-            gain, sight = site.drawn(*fields.of_site(n))
             there = (row * detail, column * detail)
+            inside_m = torch.roll(depth_m[floor], (-there[0], -there[1]), (0, 1))
+            gain, sight = site.drawn(*fields.of_site(n), inside_m)
             gain_db[floor, ..., 3 * n : 3 * n + 3] = torch.roll(gain, there, (0, 1))
             los[floor, ..., n] = torch.roll(sight, there, (0, 1))
     place_m = torch.tensor(shifts, dtype=torch.float64) / HEX_SITES @ lattice_m
     resolution_m = float(lattice_m[0].norm()) / size
-    return _drop(scenario, carrier_hz, gain_db, los, resolution_m, lattice_m, place_m)
+    return _drop(scenario, carrier_hz, gain_db, los, depth_m, resolution_m, lattice_m, place_m)
 
 
 def _office(scenario: Scenario, carrier_hz: float, stream: Stream, tilt_deg: float) -> Drop:
@@ -147,7 +161,9 @@ def _office(scenario: Scenario, carrier_hz: float, stream: Stream, tilt_deg: flo
         drawn.append(site.drawn(*(field[:rows, :columns] for field in fields.of_site(n))))
     gain_db = torch.cat([gain for gain, _ in drawn], -1)[None]
     los = torch.stack([sight for _, sight in drawn], -1)[None]
-    return _drop(scenario, carrier_hz, gain_db, los, OFFICE_RESOLUTION_M, None, place_m)
+    return _drop(
+        scenario, carrier_hz, gain_db, los, torch.zeros(1, rows, columns), OFFICE_RESOLUTION_M, None, place_m
+    )
 
 
 def _drop(
@@ -155,6 +171,7 @@ def _drop(
     carrier_hz: float,
     gain_db: Tensor,
     los: Tensor,
+    depth_m: Tensor,
     resolution_m: float,
     lattice_m: Tensor | None,
     place_m: Tensor,
@@ -166,6 +183,7 @@ def _drop(
         carrier_hz=carrier_hz,
         gain_db=gain_db,
         los=los,
+        depth_m=depth_m,
         origin_m=(0.0, 0.0),
         resolution_m=resolution_m,
         lattice_m=lattice_m,
@@ -186,7 +204,6 @@ class SiteGain:
     carrier_hz: float
     height_m: float
     distance_m: Tensor
-    probability: Tensor
     los_loss_db: Tensor
     nlos_loss_db: Tensor
     los_sigma_db: Tensor
@@ -228,7 +245,6 @@ class SiteGain:
             carrier_hz=carrier_hz,
             height_m=height_m,
             distance_m=distance_m.float(),
-            probability=scenario.los_probability(distance_m, height_m).clamp(max=1).float(),
             los_loss_db=scenario.los_loss_db(*where, 1.0).float(),
             nlos_loss_db=scenario.nlos_loss_db(*where).float(),
             los_sigma_db=torch.full_like(sigma_db, scenario.o2i.sigma_db) if floor else sigma_db,
@@ -236,14 +252,25 @@ class SiteGain:
             pattern_db=(element_db + column_db).float(),
         )
 
-    def drawn(self, sight: Tensor, los_shadow: Tensor, nlos_shadow: Tensor) -> tuple[Tensor, Tensor]:
-        """Gain of the sectors [rows, cols, sectors] and line of sight [rows, cols] for three fields."""
+    def drawn(
+        self, sight: Tensor, los_shadow: Tensor, nlos_shadow: Tensor, depth_m: Tensor | float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Gain of the sectors [rows, cols, sectors] and line of sight [rows, cols].
+
+        Args:
+            sight: normal field that decides line of sight, `[rows, cols]`.
+            los_shadow: normal field under line of sight, `[rows, cols]`.
+            nlos_shadow: without it, `[rows, cols]`.
+            depth_m: d_2D-in, `[rows, cols]`; 0 outdoors.
+        """
         quantile = torch.special.ndtr(sight)
-        los = quantile < self.probability
+        outdoor_m = (self.distance_m - depth_m).clamp(min=0)
+        probability = self.scenario.los_probability(outdoor_m, self.height_m).clamp(max=1)
+        los = quantile < probability
         loss_db = self.los_loss_db
         if self.scenario.name == UMA.name and self.height_m > 13:
             # Under line of sight quantile / probability is uniform again: a draw that is the place's own.
-            roof_m = environment_height_m(self.distance_m, self.height_m, quantile / self.probability)
+            roof_m = environment_height_m(self.distance_m, self.height_m, quantile / probability)
             loss_db = self.scenario.los_loss_db(
                 self.distance_m, self.height_m, self.scenario.station_m, self.carrier_hz, roof_m
             )
@@ -252,7 +279,7 @@ class SiteGain:
             loss_db + self.los_sigma_db * los_shadow,
             self.nlos_loss_db + self.nlos_sigma_db * nlos_shadow,
         )
-        return self.pattern_db - lost_db[..., None], los
+        return self.pattern_db - (lost_db + INDOOR_DB_PER_M * depth_m)[..., None], los
 
 
 # --- fields over an area ---
@@ -267,11 +294,10 @@ class Fields:
         los_m = scenario.o2i.correlation_m if floor else scenario.los.correlation_m
         nlos_m = scenario.o2i.correlation_m if floor else scenario.nlos.correlation_m
         grid_m = nearest_image(torus_grid(rows, columns, lattice_m), lattice_m)
-        self.stream = stream.child("floor", floor)
-        # Interpolation mixes the states of points that differ in line of sight: let few neighbours differ.
-        step_m = float(grid_m[0, 1].norm())
+        self.stream, self.most_m = stream.child("floor", floor), scenario.depth_m
+        self.depth = field_amplitude(grid_m, DEPTH_CORRELATION_M, power=2.0)
         self.amplitude = [
-            field_amplitude(grid_m, scenario.los_correlation_m, smooth_m=4 * step_m),
+            field_amplitude(grid_m, scenario.los_correlation_m, power=2.0),
             field_amplitude(grid_m, los_m) / between_points(grid_m, los_m) ** 0.5,
             field_amplitude(grid_m, nlos_m) / between_points(grid_m, nlos_m) ** 0.5,
         ]
@@ -281,6 +307,12 @@ class Fields:
         rng = self.stream.child("site", site).generator()
         sight, los, nlos = (normal_field(amplitude, rng) for amplitude in self.amplitude)
         return sight, los, nlos
+
+    def depth_m(self) -> Tensor:
+        """d_2D-in, [rows, cols]: the lesser of two uniform draws (clause 7.4.3.1) is 1 - sqrt(U) of one."""
+        normal = normal_field(self.depth, self.stream.child("depth").generator())
+        depth_m: Tensor = self.most_m * (1 - torch.special.ndtr(normal).sqrt())
+        return depth_m
 
 
 def torus_grid(rows: int, columns: int, lattice_m: Tensor) -> Tensor:
@@ -303,18 +335,15 @@ def nearest_image(offset_m: Tensor, lattice_m: Tensor) -> Tensor:
     return found
 
 
-def field_amplitude(offset_m: Tensor, correlation_m: float, smooth_m: float = 0.0) -> Tensor:
-    """Root of the spectrum of the correlation exp(-d / correlation_m) on a torus, [rows, cols].
-
-    With s = `smooth_m` it is exp((s - sqrt(d^2 + s^2)) / correlation_m): smooth over distances below s.
+def field_amplitude(offset_m: Tensor, correlation_m: float, power: float = 1.0) -> Tensor:
+    """Root of the spectrum of the correlation exp(-(d / correlation_m)^power) on a torus, [rows, cols].
 
     Args:
         offset_m: each grid point's shortest way from the first, `[rows, cols, 2]`.
         correlation_m: much smaller than the torus, so that only the shortest way counts.
-        smooth_m: s.
+        power: 1 as in clause 7.4.4; 2 for a field that is smooth.
     """
-    distance_m = torch.hypot(offset_m.norm(dim=-1), torch.tensor(smooth_m)) - smooth_m
-    correlation = torch.exp(-distance_m / correlation_m)
+    correlation = torch.exp(-((offset_m.norm(dim=-1) / correlation_m) ** power))
     spectrum: Tensor = torch.fft.fft2(correlation).real.clamp(min=0)
     return spectrum.sqrt().float()
 
@@ -322,7 +351,8 @@ def field_amplitude(offset_m: Tensor, correlation_m: float, smooth_m: float = 0.
 def normal_field(amplitude: Tensor, rng: torch.Generator) -> Tensor:
     """A stationary normal field of that spectrum, mean 0, variance 1, [rows, cols]."""
     white = torch.randn(*amplitude.shape, generator=rng)
-    coloured: Tensor = torch.fft.ifft2(torch.fft.fft2(white) * amplitude).real
+    half = amplitude[:, : amplitude.shape[1] // 2 + 1]  # of a real field's spectrum
+    coloured: Tensor = torch.fft.irfft2(torch.fft.rfft2(white) * half, white.shape)
     return coloured
 
 
