@@ -45,6 +45,9 @@ BATCH = 250
 TUNED_AT_DB = (-6.0, 0.0)
 """Where settings are compared on validation samples."""
 
+RATED_ON = 250
+"""Validation recordings on which code rates are compared: each is decoded at every rate and Es/N0."""
+
 COUNTED = 200
 """Test recordings whose spikes are counted."""
 
@@ -163,6 +166,7 @@ def _adapted(
     """The code rate for each Es/N0, chosen on validation samples."""
     assert design.channel is not None
     _, validation = learned_from(config, model)
+    validation = validation.select(torch.arange(min(RATED_ON, len(validation))))
     codecs = [build(parameters) for build in design.builds]
     random = stream(model.seed, "coinference", "rates")
     return list(rate_adapted(codecs, design.channel, validation, ladder, random))
