@@ -126,6 +126,14 @@ COMPARISONS = (
     Comparison(
         "57 x 100,000 users against 57 x 1,000", LINKS, "links, 100000 users", OURS, "links, step", 0.833
     ),
+    Comparison(
+        "vector environment against the bare step",
+        USERS,
+        "32 x 21 x 100, environment",
+        OURS,
+        "32 x 21 x 100, step",
+        wanted=0.8,
+    ),
     Comparison("bytes of the step against a copy", "bytes/CPU-s", "traffic", OURS, "copy", wanted=0.5),
 )
 

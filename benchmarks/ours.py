@@ -3,17 +3,19 @@
 import math
 import time
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.worker import Program, serve
-from benchmarks.worlds import link_bytes, one_site, urban
+from benchmarks.worlds import RANDOM, link_bytes, one_site, urban
 from defiance import __version__
 from defiance.codecs import codec, events, streaming, vdib
 from defiance.codecs.codec import Samples
 from defiance.control.handover import A3
 from defiance.errors import DefianceError
+from defiance.interfaces import HandoverVectorEnv
 from defiance.network import kernel, reference
 from defiance.network.settings import RadioConfig
 from defiance.network.simulate import simulate
@@ -133,6 +135,33 @@ def step(world: World, steps: int, per: str) -> Program:
     return Program(lambda: kernel.step_in_place(world, state, CONFIG, steps), units(world, per) * steps)
 
 
+def cities(worlds: int, users: int) -> HandoverVectorEnv:
+    """The environment `defiance/Handover-v0`, whose worlds are in Munich, 21 cells; an episode has begun."""
+    task = {"users": users, "duration_s": 600.0, "placement": "device", "radio": CONFIG}
+    envs = HandoverVectorEnv(worlds, **task)
+    envs.reset(seed=1)
+    return envs
+
+
+def environment(envs: HandoverVectorEnv, periods: int) -> Program:
+    """What a learner sees: actions, steps, measurements, observations, rewards; resets are left out.
+
+    One user in fifty asks for a handover each period, to any cell. A unit is a user for one step.
+    """
+    worlds, users, cells = envs.episodes.shape
+    rng = RANDOM.child("actions").numpy()
+    asks = rng.random((periods, worlds, users)) < 0.02
+    targets = rng.integers(cells, size=asks.shape)
+    serving = [envs.episodes.observation.serving.long().numpy()]
+
+    def run() -> None:
+        for ask, target in zip(asks, targets, strict=True):
+            seen, *_ = envs.step(np.where(ask, target, serving[0]))
+            serving[0] = seen["serving"]
+
+    return Program(run, periods * envs.episodes.loop.period_steps * worlds * users)
+
+
 def units(world: World, per: str) -> int:
     """How many of them a batch has."""
     worlds, users, cells = world.shape
@@ -171,6 +200,8 @@ if __name__ == "__main__":
             "256 worlds, step": lambda: step(one_site(256, 5, 3, 120.0), 500, "world"),
             "256 worlds of 16, step": lambda: step(one_site(256, 16, 1, 120.0), 500, "user"),
             "57 x 1026, step": lambda: step(urban(1, 1026, 60.0), 200, "user"),
+            "32 x 21 x 100, environment": lambda: environment(cities(32, 100), 20),
+            "32 x 21 x 100, step": lambda: step(cities(32, 100).episodes.loop.world, 100, "user"),
             "traffic": lambda: traffic(20_000, 10),
             "copy": copying,
         },

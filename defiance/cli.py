@@ -1,4 +1,4 @@
-"""The command line: `defiance list | run | trace | drives | report | demo | codec`.
+"""The command line: `defiance list | run | trace | drives | report | export | demo | codec`.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
@@ -245,6 +245,31 @@ def drives(
         spread, way = f"{shadowing.sigma_db:.1f} dB", f"{shadowing.correlation_m:.0f} m"
         console.print(f"\n{name}: shadowing {spread}, correlated over {way}")
         console.print(_held_out_table(fits.held_out(read, model)))
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run of `worth`.")],
+    file: Annotated[Path, typer.Argument(help="ONNX file to write.")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Such as learned-device/central/raw/seed0.", show_default="the run's first"),
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose threshold, such as munich/30kmh/load50/cap8/raw.", show_default="the run's first"
+        ),
+    ] = None,
+) -> None:
+    """Write a trained handover function as ONNX (extra `onnx`), its observation contract in the metadata."""
+    try:
+        from defiance.studies.worth.export import export as export_function
+    except ModuleNotFoundError as error:
+        raise DefianceError(f"{error.name} is missing; pip install 'defiance-ran[onnx]'") from error
+
+    name, where, threshold = export_function(run, file, model, scenario)
+    print(f"{file}: {name}, threshold {threshold:g} of {where}")
 
 
 @app.command()

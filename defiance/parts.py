@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from defiance.errors import DefianceError
 
@@ -43,6 +43,12 @@ class Parts:
     def __len__(self) -> int:
         """How many parts are finished."""
         return sum(path.suffix in (".json", ".safetensors") for path in self.folder.iterdir())
+
+    def keys(self, prefix: str) -> list[str]:
+        """Keys of the finished dictionaries that begin so, in order."""
+        names = (path.name for path in self.folder.glob("*.json"))
+        keys = (unquote(name.removesuffix(".json")) for name in names)
+        return sorted(key for key in keys if key.startswith(prefix))
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The dictionary of a finished part (tuples come back as lists), or None if there is none."""

@@ -12,6 +12,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "defiance"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TRACER = ("sionna.rt", "mitsuba", "drjit")
+OPTIONAL = {  # extras, and stable-baselines3, which only tests install: who may import them
+    ("gymnasium", "pettingzoo", "stable_baselines3"): PACKAGE / "interfaces",
+    ("onnx", "onnxruntime"): PACKAGE / "control" / "onnx_exchange.py",
+}
 WAVEFORMS = ("sionna.phy", "sionna.sys")
 DISTRIBUTIONS = {"sklearn": "scikit_learn", "sionna": "sionna_no_rt"}  # named unlike what they import as
 
@@ -42,6 +46,8 @@ def test_no_global_random_generator_and_sionna_in_one_place(module: Path) -> Non
     for name in imported(ast.parse(text)):
         if belongs(name, TRACER):
             assert module.parent.name == "scene", "it imports the tracer, an extra that no study needs"
+        for packages, place in OPTIONAL.items():
+            assert not belongs(name, packages) or place in (module, module.parent), f"{name} is an extra"
         if belongs(name, WAVEFORMS):
             assert module == PACKAGE / "radio" / "nr.py", "it imports Sionna, which reseeds torch"
 
@@ -50,12 +56,15 @@ def test_every_dependency_is_declared_and_pinned() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     modules = {name for module in MODULES for name in imported(ast.parse(module.read_text(encoding="utf-8")))}
     packages = {name.partition(".")[0] for name in modules if not belongs(name, TRACER)}
-    used = {DISTRIBUTIONS.get(name, name) for name in packages - sys.stdlib_module_names - {"defiance"}}
+    extra = {package for packages in OPTIONAL for package in packages}
+    used = packages - sys.stdlib_module_names - {"defiance"} - extra
+    used = {DISTRIBUTIONS.get(name, name) for name in used}
     declared = {name(line) for line in project["dependencies"]}
     assert used <= declared
     extras = {name(line) for lines in project["optional-dependencies"].values() for line in lines}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {name(line) for line in lines if re.fullmatch(r"[\w.-]+==[\w.]+", line)}
+    assert extra <= extras
     assert declared | extras <= pinned
     assert all(line.startswith("#") or name(line) in pinned for line in lines)
 

@@ -306,13 +306,7 @@ class Learned:
 
     def decide(self, memory: LearnedMemory, observation: Observation) -> tuple[LearnedMemory, Tensor]:
         """The cell of highest value, if it beats the serving cell's by more than the threshold."""
-        newest = observation.rsrp_dbm[:, :, None]
-        history = torch.where(
-            observation.fresh[..., None, None],
-            torch.cat([memory.history_dbm[:, :, 1:], newest], 2),
-            memory.history_dbm,
-        )
-        history = torch.where(history.isnan(), newest, history)
+        history = remembered(memory, observation)
         serving = observation.serving.long()
         own = serving[..., None]
         strength_db = 10 * torch.log10(torch.pow(10.0, history[:, :, -ENVELOPE_PERIODS:] / 10).mean(2))
@@ -327,6 +321,17 @@ class Learned:
         forced = strongest.values > self.stronger_db
         wanted = torch.where(promising, best.indices, torch.where(forced, strongest.indices, NONE))
         return LearnedMemory(history), torch.where(observation.fresh, wanted, NONE)
+
+
+def remembered(memory: LearnedMemory, observation: Observation) -> Tensor:
+    """The last measurements that arrived, oldest first, `[W, U, HISTORY, C]`; the first one fills it."""
+    newest = observation.rsrp_dbm[:, :, None]
+    history = torch.where(
+        observation.fresh[..., None, None],
+        torch.cat([memory.history_dbm[:, :, 1:], newest], 2),
+        memory.history_dbm,
+    )
+    return torch.where(history.isnan(), newest, history)
 
 
 # --- the bound ------------------------------------------------------------------------------------------

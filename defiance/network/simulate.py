@@ -153,7 +153,7 @@ def simulate(
     failures = no_failures(worlds, users)
     counting_from = math.ceil(warm_up_s / loop.period_s)
     periods = counting_from + max(1, round(duration_s / loop.period_s))
-    _check_routes(world, periods * loop.period_s)
+    check_routes(world, periods * loop.period_s)
     frames: list[tuple[Tensor, ...]] = []
     start, failures_before = course.state.clone(), failures
     for period in range(periods):
@@ -187,7 +187,7 @@ def simulate(
     )
 
 
-def _check_routes(world: World, lasts_s: float) -> None:
+def check_routes(world: World, lasts_s: float) -> None:
     """Refuses a run whose users would stand at the end of their routes while their fading goes on."""
     route_m = (world.route_m.shape[2] - 1) * ROUTE_SPACING_M
     fastest_mps = float(world.speed_mps.max()) if world.speed_mps.numel() else 0.0

@@ -111,6 +111,11 @@ class World:
         return World(**moved)
 
 
+def kind_of(speed_kmh: float) -> Kind:
+    """Who moves at a speed."""
+    return next(kind for limit, kind in KIND_OF_SPEED if speed_kmh < limit)
+
+
 def draw_worlds(
     scene: Scene,
     config: RadioConfig,
@@ -145,7 +150,7 @@ def draw_worlds(
         DefianceError: a number is outside its range.
     """
     _check(duration_s, speed_kmh, load, demand_bps)
-    kind = next(kind for limit, kind in KIND_OF_SPEED if speed_kmh < limit)
+    kind = kind_of(speed_kmh)
     length_m = duration_s * speed_kmh / 3.6 * 1.15 + 4 * ROUTE_SPACING_M
     route, speed = [], []
     for stream in streams:

@@ -1,7 +1,7 @@
 """The streets of a scene, and how people move in them: shortest paths between random destinations."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ Kind = Literal["pedestrian", "bus", "car"]
 Mask = NDArray[np.bool_]
 
 ROUTE_SPACING_M = 2.0
-DESTINATIONS = 64  # shared by the trips of one call; each costs one run of Dijkstra's algorithm
+DESTINATIONS = 64  # each costs one run of Dijkstra's algorithm
 TILE_M = 150.0  # streets are held out in whole tiles
 NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))  # (row, column) steps; the other four are their reverses
 
@@ -48,6 +48,23 @@ class StreetGraph:
     costs: csr_array
 
 
+@dataclass(frozen=True)
+class Ways:
+    """Destinations and the ways to them.
+
+    Attributes:
+        graph: of the streets.
+        appeal: float64 [nodes], probability that a trip starts at, or leads to, a node.
+        places: int64 [destinations], their nodes.
+        towards: int32 [destinations, nodes]; from node n the way to destination d goes on to towards[d, n].
+    """
+
+    graph: StreetGraph
+    appeal: NDArray[np.float64]
+    places: NDArray[np.integer[Any]]
+    towards: NDArray[np.integer[Any]]
+
+
 def routes(
     scene: Scene,
     kind: Kind,
@@ -76,14 +93,24 @@ def routes(
     Raises:
         DefianceError: the streets, or those in the region, aren't even two neighbouring grid points.
     """
+    return along(ways(scene, kind, generator, region), users, length_m, generator)
+
+
+def ways(scene: Scene, kind: Kind, generator: np.random.Generator, region: Mask | None = None) -> Ways:
+    """Draw destinations, and find the cheapest way to each of them; what `routes` takes its time for."""
     graph = street_graph(scene, kind, region)
     nodes = graph.node_cost.size
     appeal = graph.node_cost**-2.0
     appeal /= appeal.sum()
     places = generator.choice(nodes, min(DESTINATIONS, nodes), replace=False, p=appeal)
-    # From node n the way to destination d goes on to towards[d, n].
     _, towards = dijkstra(graph.costs, indices=places, return_predecessors=True)
-    here = generator.choice(nodes, users, p=appeal)
+    return Ways(graph, appeal, places, towards)
+
+
+def along(found: Ways, users: int, length_m: float, generator: np.random.Generator) -> NDArray[np.float32]:
+    """Draw routes between destinations that were drawn before; see `routes`."""
+    graph, places, towards = found.graph, found.places, found.towards
+    here: NDArray[np.integer[Any]] = generator.choice(len(found.appeal), users, p=found.appeal)
     destination = generator.integers(places.size, size=users)
     walked, turns = [graph.centre_m[here]], [np.full(users, True)]
     length = np.zeros(users)
