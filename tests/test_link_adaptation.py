@@ -257,7 +257,6 @@ def test_an_index_between_two_uses_both_in_turn(modulation) -> None:
     neighbours = [look.at(index[k : k + len(half)].long(), sinr) for k in (0, 1)]
     for got, low, high in zip(look.at(half, sinr), *neighbours, strict=True):
         torch.testing.assert_close(got, (low + high) / 2)
-    torch.testing.assert_close(look.beta(half), (look.eesm_beta[:-1] + look.eesm_beta[1:]) / 2)
 
 
 @both

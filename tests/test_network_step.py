@@ -10,7 +10,7 @@ from worlds import corridor, gain_for_snr, random_world, start
 
 from defiance.network import kernel, reference
 from defiance.network.measurements import measure
-from defiance.network.settings import SCHEDULERS, RadioConfig, Scheduler
+from defiance.network.settings import LINK_ADAPTATIONS, SCHEDULERS, LinkAdaptation, RadioConfig, Scheduler
 from defiance.network.state import NONE, State
 from defiance.network.traffic import FtpModel3, with_packets
 from defiance.network.world import World, rician
@@ -107,13 +107,20 @@ def test_kernel_equals_reference(seed: int, worlds: int, users: int, cells: int,
     seed=st.integers(0, 10**6),
     users=st.integers(1, 8),
     scheduler=st.sampled_from(SCHEDULERS),
+    adaptation=st.sampled_from(LINK_ADAPTATIONS),
     bands=st.sampled_from((1, 3)),
     specular=st.booleans(),
     packets=st.booleans(),
 )
 @settings(max_examples=40)
 def test_kernel_equals_reference_with_schedulers_packets_and_specular_rays(
-    seed: int, users: int, scheduler: Scheduler, bands: int, specular: bool, packets: bool
+    seed: int,
+    users: int,
+    scheduler: Scheduler,
+    adaptation: LinkAdaptation,
+    bands: int,
+    specular: bool,
+    packets: bool,
 ) -> None:
     """Half of the users have a full buffer or, with packets, no constant rate."""
     world = random_world(seed, 2, users, 3)
@@ -127,7 +134,7 @@ def test_kernel_equals_reference_with_schedulers_packets_and_specular_rays(
         world = replace(world, demand_bps=torch.where(half, world.demand_bps, torch.inf))
     if specular:
         world = rician(world, 4 * torch.rand(world.gain_db.shape, generator=rng), streams)
-    config = RadioConfig(scheduler=scheduler, subbands=bands, fairness_s=0.1)
+    config = RadioConfig(scheduler=scheduler, link_adaptation=adaptation, subbands=bands, fairness_s=0.1)
     state = start(world, torch.randint(3, (2, users), generator=rng), config)
     for _ in range(4):
         state = commanded(state, rng)

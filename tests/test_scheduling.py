@@ -14,7 +14,7 @@ from worlds import corridor, gain_for_snr, start
 
 from defiance.network import kernel, reference
 from defiance.network.scheduling import band_phasors, share_cell, shares
-from defiance.network.settings import SCHEDULERS, RadioConfig
+from defiance.network.settings import SCHEDULERS, LinkAdaptation, RadioConfig
 from defiance.network.traffic import full_buffer
 from defiance.network.world import World, directions, phases
 
@@ -215,3 +215,27 @@ def test_choosing_sub_bands_gains_what_choosing_users_does() -> None:
     assert alone == pytest.approx(20e6 * 0.6 * math.e * exp1(1) / math.log(2) * 2.0, rel=0.1)
     assert four_in_bands > 1.4 * four
     assert four_in_bands > 1.4 * alone
+
+
+@pytest.mark.parametrize("adaptation", ["shannon", "qam256"])
+def test_frequency_diversity_costs_a_user_alone_nothing(adaptation: LinkAdaptation) -> None:
+    """With a CQI for every sub-band, it has over many of them at once what it has in one over time."""
+    rates = []
+    for bands in (1, 16):
+        config = RadioConfig(
+            scheduler="proportional_fair",
+            subbands=bands,
+            delay_spread_s=1e-6,
+            link_adaptation=adaptation,
+            cqi_delay_s=0.0,
+            environment_mps=5.0,
+            qout_db=-200.0,
+        )
+        total = 0.0
+        for seed in range(4):
+            world = unequal([12.0], scatterers=16, seed=seed)
+            state = kernel.step(world, start(world), config, 100)
+            total += float((kernel.step(world, state, config, 300).bits - state.bits).sum())
+        rates.append(total / 4 / 6.0)
+    assert 0.95 < rates[1] / rates[0] < 1.1
+    assert rates[1] > 30e6

@@ -85,7 +85,8 @@ def stepping(world: World, config: RadioConfig) -> Callable[[State, int], State]
     rays, bands = world.fading_direction.shape[2], config.bands
     phasors = band_phasors(rays, bool(world.rice_factor.numel()), config).numpy()
     flat, radio = _flat(world), _radio(config, world.carrier_hz, phasors)
-    efficiency = np.empty((worlds, users, bands), np.float32)
+    efficiency, reported = (np.empty((worlds, users, n), np.float32) for n in (bands, config.reports * bands))
+    air = efficiency, reported
     threads = torch.get_num_threads()
     splits = threads > worlds and users * cells >= threads * LINKS_PER_THREAD
     parts = threads if splits else min(threads, worlds)
@@ -93,7 +94,7 @@ def stepping(world: World, config: RadioConfig) -> Callable[[State, int], State]
     tables = [desk(users, cells, bands) for _ in range(1 if splits else max(1, parts))]
 
     def advance(state: State, steps: int) -> State:
-        fixed = flat, _State(**_arrays(state)), radio, efficiency
+        fixed = flat, _State(**_arrays(state)), radio, air
 
         def users_of(w: int, first: int, end: int, part: int) -> None:
             _run(w, w + 1, first, end, 1, False, *fixed, buffers[part], tables[0])
@@ -443,10 +444,10 @@ def _remember(w, u, signal, disturbance, state, radio):  # type: ignore[no-untyp
 
 
 @njit(**LOOP, fastmath=True)
-def _advance(w, first, end, world, state, radio, efficiency, buffers):  # type: ignore[no-untyped-def]
+def _advance(w, first, end, world, state, radio, air, buffers):  # type: ignore[no-untyped-def]
     """One step of the users `first ... end - 1` of a world, up to the rate that the air offers each."""
-    received, mean, _, _, real, imaginary, cosine, sine = buffers
-    rays, cells = radio.phasors.shape[1], len(received)
+    received, mean, _, _, _, _, cosine, sine = buffers
+    efficiency, late = air
     now_s = state.clock_steps[w] * radio.step_s
     if first < end:
         next_u = np.uint32(first)
@@ -464,28 +465,22 @@ def _advance(w, first, end, world, state, radio, efficiency, buffers):  # type: 
                 efficiency[w, u, 0] = -1
                 continue
             cell, disturbance = state.serving[w, u], state.interference_mw[w, u, state.ring[w]]
-            sinr = efficiency[w, u]  # first the SINR, then what it is worth
+            sinr, reported = efficiency[w, u], late[w, u]  # first the SINR, then what it is worth
             sinr[0] = received[cell] / disturbance
+            scale = mean[cell] / disturbance
             if len(sinr) > 1:
-                for band in range(len(sinr)):
-                    x, y = np.float32(0), np.float32(0)
-                    for n in range(rays):
-                        turn, k = radio.phasors[band, n], n * cells + cell
-                        x += cosine[k] * turn.real - sine[k] * turn.imag
-                        y += cosine[k] * turn.imag + sine[k] * turn.real
-                    sinr[band] = mean[cell] * (x * x + y * y) / disturbance
-            reported = 0.0
-            if len(radio.rate.required_db) > 0:
+                rates.band_sinr(cell, scale, radio.phasors, cosine, sine, sinr)
+            if len(reported) > 0:
                 turns = state.fading_turns[w, u]
                 turns -= (turns - last_turns) * radio.cqi_delay_steps
-                late = rates.late_power(w, u, cell, turns, world, cosine, sine)
-                reported = mean[cell] * late / disturbance
+                rates.turn_rays(w, u, cell, turns, world, cosine, sine)
+                rates.band_sinr(cell, scale, radio.phasors, cosine, sine, reported)
             rates.transmit(w, u, sinr, reported, state, radio.rate)
 
 
 @njit(**LOOP, fastmath=True)
 def _run(  # type: ignore[no-untyped-def]
-    first, end, first_user, end_user, steps, schedules, world, state, radio, efficiency, buffers, table
+    first, end, first_user, end_user, steps, schedules, world, state, radio, air, buffers, table
 ):
     """Steps of users of the worlds `first ... end - 1`, and of these worlds' cells if it `schedules`.
 
@@ -494,6 +489,6 @@ def _run(  # type: ignore[no-untyped-def]
     for number in range(first, end):
         w = np.uint32(number)  # without a sign, no index counts from the end
         for _ in range(steps):
-            _advance(w, first_user, end_user, world, state, radio, efficiency, buffers)
+            _advance(w, first_user, end_user, world, state, radio, air, buffers)
             if schedules:
-                schedule_world(w, world, state, radio, efficiency, table)
+                schedule_world(w, world, state, radio, air[0], table)

@@ -3,10 +3,10 @@
     shannon         bandwidth x min(0.6 log2(1 + SINR), 7.4 bit/s/Hz), TR 36.942 annex A
     qam64, qam256   an MCS of TS 38.214 table 5.1.3.1-1 or -2, kept at 10 % of errors by the outer loop; HARQ
 
-A CQI is late: the MCS fits the serving cell's fading `cqi_delay_s` ago, less the outer loop's offset. It is
-one for all sub-bands, whose effective SINR decides (EESM), and lies between two of the table, which a step's
-40 slots use in turn. Up to four transmissions of a block see the same SINR; a step counts as one block for
-the outer loop.
+A CQI is late and one for each sub-band (TS 38.214 clause 5.2.1.4): the MCS fits the serving cell's fading
+there `cqi_delay_s` ago, less the outer loop's offset, as if a sub-band carried a transport block of its own.
+It lies between two of the table, which a step's 40 slots use in turn. Up to four transmissions of a block see
+the same SINR; a step counts as one block for the outer loop, which moves by the expected error.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from defiance.radio.link_adaptation import (
     lookup,
     olla_step,
 )
-from defiance.radio.link_quality import eesm
 
 
 def offered_rates(
@@ -47,7 +46,7 @@ def offered_rates(
         state: before the step.
         config: the carrier.
         sinr: during the step, linear, `[W, U, B]`.
-        reported_sinr: what the CQI tells, linear, `[W, U]`; Shannon's rate doesn't need it.
+        reported_sinr: what the CQI tells, likewise; Shannon's rate doesn't need it.
 
     Returns:
         bit/s, `[W, U, B]`, and dB, `[W, U]`.
@@ -58,10 +57,10 @@ def offered_rates(
         return config.bandwidth_hz * efficiency.clamp(max=config.rate_max_bps_hz), state.olla_db
     table = _lookup(config, sinr.device)
     reported_db = 10 * torch.log10(reported_sinr.double().clamp(min=1e-12))
-    mcs = table.fractional_mcs(reported_db - state.olla_db)
-    error, _ = table.at(mcs, eesm(sinr, table.beta(mcs)))
-    _, efficiency = table.at(mcs[..., None], sinr)
-    return SLOTS_PER_S * DATA_SYMBOLS * config.resource_elements * efficiency, olla_step(state.olla_db, error)
+    mcs = table.fractional_mcs(reported_db - state.olla_db[..., None])
+    error, efficiency = table.at(mcs, sinr)
+    olla_db = olla_step(state.olla_db, error.mean(-1))
+    return SLOTS_PER_S * DATA_SYMBOLS * config.resource_elements * efficiency, olla_db
 
 
 def _lookup(config: RadioConfig, device: torch.device | str) -> Lookup:
@@ -70,7 +69,7 @@ def _lookup(config: RadioConfig, device: torch.device | str) -> Lookup:
     return lookup(config.link_adaptation, DATA_SYMBOLS * config.resource_elements, device)
 
 
-_Loops = namedtuple("_Loops", ["attenuation", "most", "required_db", "eesm_beta", "error", "efficiency"])
+_Loops = namedtuple("_Loops", ["attenuation", "most", "required_db", "error", "efficiency"])
 
 
 @lru_cache(16)
@@ -79,27 +78,36 @@ def loops(config: RadioConfig) -> Any:
     shannon = config.rate_attenuation, config.rate_max_bps_hz
     if config.link_adaptation == "shannon":
         none = np.empty((0, 0), np.float32)
-        return _Loops(*shannon, np.empty(0), np.empty(0), none, none)
+        return _Loops(*shannon, np.empty(0), none, none)
     table = _lookup(config, "cpu")
     per_hz = SLOTS_PER_S * DATA_SYMBOLS * config.resource_elements / config.bandwidth_hz
     efficiency = (table.efficiency * per_hz).numpy()
-    return _Loops(
-        *shannon, table.required_db.numpy(), table.eesm_beta.numpy(), table.error.numpy(), efficiency
-    )
+    return _Loops(*shannon, table.required_db.numpy(), table.error.numpy(), efficiency)
 
 
 @njit(inline="always", fastmath=True)
-def late_power(w, u, cell, turns, world, cosine, sine):  # type: ignore[no-untyped-def]
-    """|sum of the rays|^2 towards a cell at other turns; `cosine` and `sine` tell the rays' amplitudes."""
-    x, y = 0.0, 0.0
+def turn_rays(w, u, cell, turns, world, cosine, sine):  # type: ignore[no-untyped-def]
+    """Turns the rays towards a cell, in place, to what they are at other turns."""
     for k in range(cell, len(cosine), world.background_load.shape[1]):
         amplitude = math.sqrt(cosine[k] * cosine[k] + sine[k] * sine[k])
         direction, phase = np.int64(world.fading_direction[w, u, k]), world.fading_phase[w, u, k]
         turn = (np.int64(turns * TRAVELLED_PER_TURN) * direction + np.int64(phase) * 65536) & 0xFFFFFFFF
         angle = 2 * math.pi / 2**32 * turn
-        x += amplitude * math.cos(angle)
-        y += amplitude * math.sin(angle)
-    return x * x + y * y
+        cosine[k], sine[k] = amplitude * math.cos(angle), amplitude * math.sin(angle)
+
+
+@njit(inline="always", fastmath=True)
+def band_sinr(cell, scale, phasors, cosine, sine, sinr):  # type: ignore[no-untyped-def]
+    """SINR towards a cell in every sub-band, `[B]`, of rays with this mean SINR each; see `band_phasors`."""
+    rays = phasors.shape[1]
+    cells = len(cosine) // rays
+    for band in range(len(sinr)):
+        x, y = np.float32(0), np.float32(0)
+        for n in range(rays):
+            turn, k = phasors[band, n], n * cells + cell
+            x += cosine[k] * turn.real - sine[k] * turn.imag
+            y += cosine[k] * turn.imag + sine[k] * turn.real
+        sinr[band] = scale * (x * x + y * y)
 
 
 @njit(inline="always", fastmath=True)
@@ -127,20 +135,16 @@ def _at(table, m, part, sinr):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always", fastmath=True)
-def transmit(w, u, sinr, reported_sinr, state, loops):  # type: ignore[no-untyped-def]
+def transmit(w, u, sinr, reported, state, loops):  # type: ignore[no-untyped-def]
     """`offered_rates` of one user: turns `sinr`, `[B]`, into bit/s/Hz in place and moves the outer loop."""
     if len(loops.required_db) == 0:
         for band in range(len(sinr)):
             sinr[band] = min(loops.most, loops.attenuation * math.log2(1 + sinr[band]))
         return
-    m, part = fractional_mcs(reported_sinr, state.olla_db[w, u], loops)
-    beta = loops.eesm_beta[m] * (1 - part) + loops.eesm_beta[m + 1] * part
-    least, mean = np.float64(sinr[0]), 0.0
-    for band in range(1, len(sinr)):
-        least = min(least, np.float64(sinr[band]))
+    error = 0.0
     for band in range(len(sinr)):
-        mean += math.exp((least - np.float64(sinr[band])) / beta) / len(sinr)
+        m, part = fractional_mcs(reported[band], state.olla_db[w, u], loops)
+        error += _at(loops.error, m, part, sinr[band]) / len(sinr)
         sinr[band] = _at(loops.efficiency, m, part, sinr[band])
-    error = _at(loops.error, m, part, least - beta * math.log(mean))
     moved = state.olla_db[w, u] + OLLA_UP_DB * (error - BLER_TARGET) / (1 - BLER_TARGET)
     state.olla_db[w, u] = min(max(moved, -OLLA_LIMIT_DB), OLLA_LIMIT_DB)

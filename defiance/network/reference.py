@@ -211,10 +211,13 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     only = cell[..., None, None].expand(*world.fading_phase.shape[:-1], 1)
     served_mw = mean_mw.gather(-1, cell[..., None])
     phasors = band_phasors(world.fading_phase.shape[2], rice is not None, config).to(ray.device)
-    signals, reported = signal[..., None], signal
-    if config.bands > 1:
-        signals = served_mw.float() * (ray.gather(-1, only).squeeze(-1) @ phasors.T).abs().square()
-    if config.link_adaptation != "shannon":
+
+    def in_bands(served_ray: Tensor) -> Tensor:
+        return served_mw.float() * (served_ray.squeeze(-1) @ phasors.T).abs().square()
+
+    signals = in_bands(ray.gather(-1, only)) if config.bands > 1 else signal[..., None]
+    reported = signals
+    if config.reports:
         late_turns = fading_turns - config.cqi_delay_s / dt * (fading_turns - state.fading_turns)
         link = replace(
             world,
@@ -222,9 +225,9 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
             fading_phase=world.fading_phase.gather(-1, only),
         )
         served_rice = None if rice is None else rice.gather(-1, cell[..., None])
-        reported = (served_mw * fading_power(link, late_turns, served_rice)).squeeze(-1)
-    sinr = signals / disturbance[..., None]
-    rate_bps, olla_db = offered_rates(state, config, sinr, reported / disturbance)
+        reported = in_bands(rays(link, late_turns, served_rice))
+    noise = disturbance[..., None]
+    rate_bps, olla_db = offered_rates(state, config, signals / noise, reported / noise)
 
     # traffic and scheduling
     clock = state.clock_steps.double()

@@ -14,6 +14,8 @@ BOLTZMANN_DBM_PER_HZ = -173.975  # k T at 290 K
 SLOTS_PER_S = 2000  # at 30 kHz, TS 38.211 table 4.3.2-1
 DATA_SYMBOLS = 12  # of a slot's 14; control and pilots take 0.14, TS 38.306 clause 4.1.2
 
+LinkAdaptation = Literal["shannon", "qam64", "qam256"]
+LINK_ADAPTATIONS = get_args(LinkAdaptation)
 Scheduler = Literal["equal_share", "round_robin", "proportional_fair", "max_rate"]
 SCHEDULERS = get_args(Scheduler)
 
@@ -128,7 +130,7 @@ class RadioConfig:
     scatterers: int = field(
         default=8, metadata={"min": 4, "max": 64, "help": "sinusoids of the Jakes process"}
     )
-    link_adaptation: Literal["shannon", "qam64", "qam256"] = field(
+    link_adaptation: LinkAdaptation = field(
         default="shannon",
         metadata={"help": "rate: attenuated Shannon, or NR's MCS tables with OLLA and HARQ"},
     )
@@ -178,6 +180,11 @@ class RadioConfig:
     def bands(self) -> int:
         """Sub-bands that the scheduler tells apart: one, the carrier, if it doesn't look at rates."""
         return self.subbands if self.scheduler in ("proportional_fair", "max_rate") else 1
+
+    @property
+    def reports(self) -> bool:
+        """Whether anyone asks for the SINR of `cqi_delay_s` ago."""
+        return self.link_adaptation != "shannon"
 
     def steps(self, duration_s: float) -> int:
         """Whole steps that cover `duration_s`."""

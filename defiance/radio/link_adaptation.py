@@ -119,13 +119,11 @@ class Lookup:
 
     Attributes:
         required_db: SINR at which the first transmission keeps the target, rising, `[M]` float64.
-        eesm_beta: of the exponential effective SINR mapping, `[M]` float64.
         error: share of first transmissions that are lost, `[M, S]` float32.
         efficiency: bits delivered per resource element with data, HARQ included, `[M, S]` float32.
     """
 
     required_db: Tensor
-    eesm_beta: Tensor
     error: Tensor
     efficiency: Tensor
 
@@ -136,11 +134,6 @@ class Lookup:
         below = below.clamp(0, len(self.required_db) - 2)
         low, high = self.required_db[below], self.required_db[below + 1]
         return below + ((sinr_db - low) / (high - low)).clamp(0, 1)
-
-    def beta(self, mcs: Tensor) -> Tensor:
-        """EESM's beta of a fractional index, `[...]`."""
-        m = mcs.long().clamp(max=len(self.eesm_beta) - 2)
-        return torch.lerp(self.eesm_beta[m], self.eesm_beta[m + 1], mcs - m)
 
     def at(self, mcs: Tensor, sinr: Tensor) -> tuple[Tensor, Tensor]:
         """Error and efficiency, linear between points, of a fractional index at a linear SINR, `[...]`."""
@@ -172,7 +165,6 @@ def lookup(modulation: Modulation, elements: int, device: torch.device | str = "
     required_db = required_sinr_db(table, elements, BLER_TARGET).flip(0).cummin(0).values.flip(0)
     return Lookup(
         required_db=(required_db + 1e-6 * torch.arange(len(required_db))).to(device),
-        eesm_beta=table.eesm_beta.to(device),
         error=error[..., 0].float().contiguous().to(device),
         efficiency=(delivered * bits[:, None] / elements).float().contiguous().to(device),
     )
