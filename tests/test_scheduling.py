@@ -8,13 +8,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import exp1
+from scipy.special import exp1, j0
 from torch import Tensor
 from worlds import corridor, gain_for_snr, start
 
 from defiance.network import kernel, reference
 from defiance.network.scheduling import band_phasors, share_cell, shares
-from defiance.network.settings import SCHEDULERS, LinkAdaptation, RadioConfig
+from defiance.network.settings import SCHEDULERS, SPEED_OF_LIGHT_MPS, LinkAdaptation, RadioConfig
 from defiance.network.traffic import full_buffer
 from defiance.network.world import World, directions, phases
 
@@ -141,7 +141,9 @@ def test_proportional_fairness_gains_the_harmonic_number_under_fading() -> None:
     world = unequal(snr_db, scatterers=32)
     bits = {}
     for scheduler in ("round_robin", "proportional_fair"):
-        config = RadioConfig(scheduler=scheduler, environment_mps=50.0, fairness_s=5.0, qout_db=-200.0)
+        config = RadioConfig(
+            scheduler=scheduler, environment_mps=50.0, fairness_s=5.0, qout_db=-200.0, cqi_delay_s=0.0
+        )
         state = kernel.step(world, start(world), config, 500)
         bits[scheduler] = kernel.step(world, state, config, 6000).bits - state.bits
     gain = (bits["proportional_fair"] / bits["round_robin"])[0]
@@ -149,11 +151,49 @@ def test_proportional_fairness_gains_the_harmonic_number_under_fading() -> None:
     assert gain.mean().item() == pytest.approx(25 / 12, rel=0.05)
 
 
+@pytest.mark.parametrize("speed_mps", [0.83, 3.0, 50.0])
+def test_what_fades_faster_than_it_is_reported_gains_nothing(speed_mps: float) -> None:
+    """The same with reports 5 ms old. Of Gaussian h and an older h' with the correlation J0(2 pi f_D t),
+
+    E|h|^2 given h' is 1 + J0^2 (|h'|^2 - 1): the gain is 1 + J0^2 (25/12 - 1), here 2.03, 1.56 and 1.00.
+    """
+    world = unequal([-20.0] * 4, scatterers=32)
+    bits = []
+    for scheduler in ("round_robin", "proportional_fair"):
+        config = RadioConfig(scheduler=scheduler, environment_mps=speed_mps, fairness_s=5.0, qout_db=-200.0)
+        state = kernel.step(world, start(world), config, 500)
+        bits.append((kernel.step(world, state, config, 6000).bits - state.bits).sum())
+    doppler_hz = speed_mps * world.carrier_hz / SPEED_OF_LIGHT_MPS
+    expected = 1 + j0(2 * math.pi * doppler_hz * 0.005) ** 2 * 13 / 12
+    assert float(bits[1] / bits[0]) == pytest.approx(expected, rel=0.08)
+
+
+@both
+def test_who_reported_well_is_served_even_if_it_was_wrong(step) -> None:
+    """A CQI of 20 ms ago ranks by the step before, in both link adaptations."""
+    world = unequal([10.0, 10.0], scatterers=8)
+    for adaptation in ("shannon", "qam256"):
+        config = RadioConfig(
+            scheduler="max_rate", environment_mps=5.0, cqi_delay_s=0.02, link_adaptation=adaptation
+        )
+        state, wrong = step(world, start(world), config), 0
+        for _ in range(20):
+            state = replace(state, olla_db=torch.zeros_like(state.olla_db))
+            before = reference.fading_power(world, state.fading_turns)[0, :, 0]
+            after = step(world, state, config)
+            now = reference.fading_power(world, after.fading_turns)[0, :, 0]
+            served = (after.bits - state.bits)[0]
+            assert served[before.argmin()] == 0
+            wrong += int(before.argmax() != now.argmax())
+            state = after
+        assert wrong > 2
+
+
 @both
 def test_max_rate_follows_the_channel(step) -> None:
     """Two users of equal mean: the one whose channel is better has all of the PRBs."""
     world = unequal([0.0, 0.0], scatterers=8)
-    state, config = start(world), RadioConfig(scheduler="max_rate", environment_mps=5.0)
+    state, config = start(world), RadioConfig(scheduler="max_rate", environment_mps=5.0, cqi_delay_s=0.0)
     for _ in range(20):
         after = step(world, state, config)
         power = reference.fading_power(world, after.fading_turns)[0, :, 0]

@@ -491,4 +491,4 @@ def _run(  # type: ignore[no-untyped-def]
         for _ in range(steps):
             _advance(w, first_user, end_user, world, state, radio, air, buffers)
             if schedules:
-                schedule_world(w, world, state, radio, air[0], table)
+                schedule_world(w, world, state, radio, air, table)

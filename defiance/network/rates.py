@@ -5,8 +5,9 @@
 
 A CQI is late and one for each sub-band (TS 38.214 clause 5.2.1.4): the MCS fits the serving cell's fading
 there `cqi_delay_s` ago, less the outer loop's offset, as if a sub-band carried a transport block of its own.
-It lies between two of the table, which a step's 40 slots use in turn. Up to four transmissions of a block see
-the same SINR; a step counts as one block for the outer loop, which moves by the expected error.
+What the index carries without errors is what the scheduler expects. It lies between two of the table, which a
+step's 40 slots use in turn. Up to four transmissions of a block see the same SINR; a step counts as one block
+for the outer loop, which moves by the probability of its error.
 """
 
 from __future__ import annotations
@@ -36,31 +37,39 @@ from defiance.radio.link_adaptation import (
     olla_step,
 )
 
+WITHOUT_ERRORS = 1e9
+"""SINR at which an index delivers all that it carries."""
+
 
 def offered_rates(
     state: State, config: RadioConfig, sinr: Tensor, reported_sinr: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Rate of the whole carrier at each sub-band's SINR, and the outer loop's offset after the step.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rate of the whole carrier at each sub-band's SINR, the rate expected, the outer loop's next offset.
 
     Args:
         state: before the step.
         config: the carrier.
         sinr: during the step, linear, `[W, U, B]`.
-        reported_sinr: what the CQI tells, likewise; Shannon's rate doesn't need it.
+        reported_sinr: what the CQI told, likewise.
 
     Returns:
-        bit/s, `[W, U, B]`, and dB, `[W, U]`.
+        bit/s, `[W, U, B]` twice, and dB, `[W, U]`.
     """
-    sinr = sinr.double()
+    sinr, reported_sinr = sinr.double(), reported_sinr.double()
     if config.link_adaptation == "shannon":
-        efficiency = config.rate_attenuation * torch.log2(1 + sinr)
-        return config.bandwidth_hz * efficiency.clamp(max=config.rate_max_bps_hz), state.olla_db
+
+        def rate_bps(sinr: Tensor) -> Tensor:
+            efficiency = config.rate_attenuation * torch.log2(1 + sinr)
+            return config.bandwidth_hz * efficiency.clamp(max=config.rate_max_bps_hz)
+
+        return rate_bps(sinr), rate_bps(reported_sinr), state.olla_db
     table = _lookup(config, sinr.device)
-    reported_db = 10 * torch.log10(reported_sinr.double().clamp(min=1e-12))
-    mcs = table.fractional_mcs(reported_db - state.olla_db[..., None])
+    known_db = 10 * torch.log10(reported_sinr.clamp(min=1e-12)) - state.olla_db[..., None]
+    mcs = table.fractional_mcs(known_db)
     error, efficiency = table.at(mcs, sinr)
-    olla_db = olla_step(state.olla_db, error.mean(-1))
-    return SLOTS_PER_S * DATA_SYMBOLS * config.resource_elements * efficiency, olla_db
+    _, expected = table.at(mcs, torch.full_like(sinr, WITHOUT_ERRORS))
+    scale = SLOTS_PER_S * DATA_SYMBOLS * config.resource_elements
+    return scale * efficiency, scale * expected, olla_step(state.olla_db, error.mean(-1))
 
 
 def _lookup(config: RadioConfig, device: torch.device | str) -> Lookup:
@@ -111,9 +120,13 @@ def band_sinr(cell, scale, phasors, cosine, sine, sinr):  # type: ignore[no-unty
 
 
 @njit(inline="always", fastmath=True)
-def fractional_mcs(reported_sinr, olla_db, loops):  # type: ignore[no-untyped-def]
+def _db(x):  # type: ignore[no-untyped-def]
+    return 10 * math.log10(max(np.float64(x), 1e-12))
+
+
+@njit(inline="always", fastmath=True)
+def fractional_mcs(sinr_db, loops):  # type: ignore[no-untyped-def]
     """`Lookup.fractional_mcs`, as the lower index and the part of the upper one."""
-    sinr_db = 10 * math.log10(max(np.float64(reported_sinr), 1e-12)) - olla_db
     required_db = loops.required_db
     m = 0
     while m < len(required_db) - 2 and required_db[m + 1] <= sinr_db:
@@ -123,9 +136,9 @@ def fractional_mcs(reported_sinr, olla_db, loops):  # type: ignore[no-untyped-de
 
 
 @njit(inline="always", fastmath=True)
-def _at(table, m, part, sinr):  # type: ignore[no-untyped-def]
+def _at(table, m, part, sinr_db):  # type: ignore[no-untyped-def]
     """`Lookup.at` of one table."""
-    place = (10 * math.log10(max(np.float64(sinr), 1e-12)) - FIRST_DB) / STEP_DB
+    place = (sinr_db - FIRST_DB) / STEP_DB
     place = min(max(place, 0.0), POINTS - 1.001)
     i = int(place)
     right = place - i
@@ -136,15 +149,19 @@ def _at(table, m, part, sinr):  # type: ignore[no-untyped-def]
 
 @njit(inline="always", fastmath=True)
 def transmit(w, u, sinr, reported, state, loops):  # type: ignore[no-untyped-def]
-    """`offered_rates` of one user: turns `sinr`, `[B]`, into bit/s/Hz in place and moves the outer loop."""
+    """`offered_rates` of one user: turns SINRs, `[B]`, into bit/s/Hz in place and moves the outer loop."""
     if len(loops.required_db) == 0:
         for band in range(len(sinr)):
             sinr[band] = min(loops.most, loops.attenuation * math.log2(1 + sinr[band]))
+        for band in range(len(reported)):
+            reported[band] = min(loops.most, loops.attenuation * math.log2(1 + reported[band]))
         return
     error = 0.0
     for band in range(len(sinr)):
-        m, part = fractional_mcs(reported[band], state.olla_db[w, u], loops)
-        error += _at(loops.error, m, part, sinr[band]) / len(sinr)
-        sinr[band] = _at(loops.efficiency, m, part, sinr[band])
+        known_db, sinr_db = _db(reported[band]) - state.olla_db[w, u], _db(sinr[band])
+        m, part = fractional_mcs(known_db, loops)
+        error += _at(loops.error, m, part, sinr_db) / len(sinr)
+        sinr[band] = _at(loops.efficiency, m, part, sinr_db)
+        reported[band] = _at(loops.efficiency, m, part, 10 * math.log10(WITHOUT_ERRORS))
     moved = state.olla_db[w, u] + OLLA_UP_DB * (error - BLER_TARGET) / (1 - BLER_TARGET)
     state.olla_db[w, u] = min(max(moved, -OLLA_LIMIT_DB), OLLA_LIMIT_DB)

@@ -227,7 +227,7 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         served_rice = None if rice is None else rice.gather(-1, cell[..., None])
         reported = in_bands(rays(link, late_turns, served_rice))
     noise = disturbance[..., None]
-    rate_bps, olla_db = offered_rates(state, config, signals / noise, reported / noise)
+    rate_bps, expected_bps, olla_db = offered_rates(state, config, signals / noise, reported / noise)
 
     # traffic and scheduling
     clock = state.clock_steps.double()
@@ -235,10 +235,10 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     pool = (1 - world.background_load).clamp(min=config.foreground_share) / config.bands
     wanted = torch.where(connected, world.demand_bps + queue / dt, 0.0)
     sent, used = torch.zeros_like(wanted), torch.zeros_like(state.load)
-    for rate in rate_bps.unbind(-1):
+    for rate, expected in zip(rate_bps.unbind(-1), expected_bps.unbind(-1), strict=True):
         need = torch.where(wanted > 0, wanted / rate, 0.0)
         fair = config.scheduler == "proportional_fair"
-        priority = rate / state.average_bps.clamp(min=LEAST_MEAN_BPS) if fair else rate
+        priority = expected / state.average_bps.clamp(min=LEAST_MEAN_BPS) if fair else expected
         share = shares(config.scheduler, need, priority, cell, pool)
         sent = sent + share * rate
         wanted = torch.where(share < need, wanted - share * rate, 0.0)

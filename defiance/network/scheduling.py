@@ -2,12 +2,13 @@
 
     equal_share         all who want something have the same share; what they don't need stays unused
     round_robin         the same share for all who need it: max-min fair, nothing stays unused
-    proportional_fair   in order of rate over past mean rate, each as much as it needs
-    max_rate            in order of rate, each as much as it needs
+    proportional_fair   in order of expected rate over past mean rate, each as much as it needs
+    max_rate            in order of expected rate, each as much as it needs
 
 Proportional fairness is that of Jalali, Padovani and Pankaj (VTC 2000). The last two choose anew in every
-sub-band. A step of 20 ms is 40 slots; what a user is given is a share of
-all of them.
+sub-band, by the rate at the SINR that was reported: of `cqi_delay_s` ago. One instant stands for a step of
+20 ms, which is 40 slots; what a user is given is a share of all of them. What it needs follows the rate that
+it really has, because its cell sees its queue shrink slot by slot.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def _earlier(a, b, priority):  # type: ignore[no-untyped-def]
 
 
 @njit(**LOOP, fastmath={"contract"})
-def schedule_world(w, world, state, radio, efficiency, table):  # type: ignore[no-untyped-def]
+def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyped-def]
     """Shares the PRBs that background traffic leaves in one world; ends its step in place.
 
     Args:
@@ -168,13 +169,16 @@ def schedule_world(w, world, state, radio, efficiency, table):  # type: ignore[n
         world: by the names of `World`.
         state: by the names of `State`.
         radio: configuration in linear units and steps.
-        efficiency: bit/s/Hz that every band offers, `[W, U, B]`, negative without a connection.
+        air: bit/s/Hz that every band offers, negative without a connection, and those expected, `[W, U, B]`.
         table: see `desk`.
     """
+    efficiency, expected = air
     _, users, bands = efficiency.shape
     cells = state.load.shape[1]
     # users with a connection who want something, cell by cell
-    first, following, place, wanted_bps, sent_bps, mean_bps, rate_bps, need, priority, share, heap = table
+    first, following, place, user, wanted_bps, sent_bps, mean_bps, rate_bps, need, priority, share, heap = (
+        table
+    )
     first[:] = 0
     for u in range(users):
         if efficiency[w, u, 0] >= 0 and world.demand_bps[w, u] + state.queue_bits[w, u] > 0:
@@ -187,7 +191,7 @@ def schedule_world(w, world, state, radio, efficiency, table):  # type: ignore[n
         if efficiency[w, u, 0] >= 0 and world.demand_bps[w, u] + state.queue_bits[w, u] > 0:
             k = following[state.serving[w, u]]
             following[state.serving[w, u]] += 1
-            place[u] = k
+            place[u], user[k] = k, u
             sent_bps[k] = 0
             wanted_bps[k] = world.demand_bps[w, u] + state.queue_bits[w, u] / radio.step_s
             mean_bps[k] = max(state.average_bps[w, u], LEAST_MEAN_BPS)
@@ -202,7 +206,9 @@ def schedule_world(w, world, state, radio, efficiency, table):  # type: ignore[n
             for k in range(first[c], first[c + 1]):
                 rate = rate_bps[band, k]
                 need[k] = wanted_bps[k] / rate if wanted_bps[k] > 0 else 0.0
-                priority[k] = rate / mean_bps[k] if radio.scheduler == PROPORTIONAL_FAIR else rate
+                if radio.scheduler >= PROPORTIONAL_FAIR:
+                    known = expected[w, user[k], band]
+                    priority[k] = known / mean_bps[k] if radio.scheduler == PROPORTIONAL_FAIR else known
             share_cell(radio.scheduler, need[of], priority[of], pool, share[of], heap[of])
             for k in range(first[c], first[c + 1]):
                 sent = share[k] * rate_bps[band, k]
@@ -226,12 +232,14 @@ def schedule_world(w, world, state, radio, efficiency, table):  # type: ignore[n
 
 def desk(users: int, cells: int, bands: int) -> tuple[Any, ...]:
     """Room for `schedule_world`: where cells begin, then what it notes of the users, cell by cell."""
-    first, following, place = np.empty(cells + 1, int), np.empty(cells, int), np.empty(users, int)
+    first, following = np.empty(cells + 1, int), np.empty(cells, int)
+    place, user = np.empty((2, users), int)
     wanted_bps, sent_bps, mean_bps, need, priority, share = np.empty((6, users))
     return (
         first,
         following,
         place,
+        user,
         wanted_bps,
         sent_bps,
         mean_bps,

@@ -136,7 +136,12 @@ class RadioConfig:
     )
     cqi_delay_s: float = field(
         default=0.005,
-        metadata={"min": 0.0, "max": 0.02, "unit": "s", "help": "age of the SINR that the MCS is chosen for"},
+        metadata={
+            "min": 0.0,
+            "max": 0.02,
+            "unit": "s",
+            "help": "age of the SINR by which users are ranked and their MCS chosen",
+        },
     )
     rate_attenuation: float = field(default=0.6, metadata={"min": 0.1, "max": 1.0, "help": "TR 36.942 alpha"})
     rate_max_bps_hz: float = field(
@@ -177,14 +182,19 @@ class RadioConfig:
         return min(1.0, self.step_s / self.fairness_s)
 
     @property
+    def ranks(self) -> bool:
+        """Whether the scheduler looks at rates."""
+        return self.scheduler in ("proportional_fair", "max_rate")
+
+    @property
     def bands(self) -> int:
         """Sub-bands that the scheduler tells apart: one, the carrier, if it doesn't look at rates."""
-        return self.subbands if self.scheduler in ("proportional_fair", "max_rate") else 1
+        return self.subbands if self.ranks else 1
 
     @property
     def reports(self) -> bool:
         """Whether anyone asks for the SINR of `cqi_delay_s` ago."""
-        return self.link_adaptation != "shannon"
+        return self.ranks or self.link_adaptation != "shannon"
 
     def steps(self, duration_s: float) -> int:
         """Whole steps that cover `duration_s`."""
