@@ -101,6 +101,28 @@ def test_the_outer_loop_starts_anew_in_another_cell(step: Step) -> None:
     assert state.serving.item() == 1 and state.target.item() == NONE and state.olla_db.item() == 0
 
 
+@both
+@pytest.mark.parametrize(("snr_db", "demand_bps"), [(10.0, 0.0), (-20.0, 1e9), (60.0, 1e9)])
+def test_the_outer_loop_rests_without_blocks_and_where_the_table_ends(
+    step: Step, snr_db: float, demand_bps: float
+) -> None:
+    """Else it would wind up by 20 dB, which takes 180 steps without an error to undo."""
+    world = corridor([[gain_for_snr(snr_db)]] * 2, demand_bps=demand_bps)
+    state = step(world, start(world), QAM64, 30)
+    assert state.olla_db.item() == pytest.approx(0, abs=1e-6)
+
+
+@both
+def test_the_outer_loop_moves_by_the_blocks_that_are_sent(step: Step) -> None:
+    """Of two users, only the one that max rate serves: 20 dB against 10 dB, where both would move alone."""
+    config = replace(QAM256, scheduler="max_rate")
+    gain = gain_for_snr(20.0)
+    world = corridor([[gain]] * 2, users=2, demand_bps=1e9)
+    world = replace(world, loss_db=torch.tensor([[0.0, 10.0]]))
+    state = step(world, start(world), config, 3)
+    assert state.olla_db[0, 0] != 0 and state.olla_db[0, 1] == 0
+
+
 def test_an_unknown_choice_is_refused() -> None:
     with pytest.raises(DefianceError, match="link_adaptation"):
         build(RadioConfig, overrides=["link_adaptation=qam1024"])

@@ -85,8 +85,8 @@ def stepping(world: World, config: RadioConfig) -> Callable[[State, int], State]
     rays, bands = world.fading_direction.shape[2], config.bands
     phasors = band_phasors(rays, bool(world.rice_factor.numel()), config).numpy()
     flat, radio = _flat(world), _radio(config, world.carrier_hz, phasors)
-    efficiency, reported = (np.empty((worlds, users, n), np.float32) for n in (bands, config.reports * bands))
-    air = efficiency, reported
+    bands_noted = bands, bands if config.reports else 0, bands if config.adapts else 0
+    air = tuple(np.empty((worlds, users, count), np.float32) for count in bands_noted)
     threads = torch.get_num_threads()
     splits = threads > worlds and users * cells >= threads * LINKS_PER_THREAD
     parts = threads if splits else min(threads, worlds)
@@ -447,7 +447,7 @@ def _remember(w, u, signal, disturbance, state, radio):  # type: ignore[no-untyp
 def _advance(w, first, end, world, state, radio, air, buffers):  # type: ignore[no-untyped-def]
     """One step of the users `first ... end - 1` of a world, up to the rate that the air offers each."""
     received, mean, _, _, _, _, cosine, sine = buffers
-    efficiency, late = air
+    efficiency, late, error = air
     now_s = state.clock_steps[w] * radio.step_s
     if first < end:
         next_u = np.uint32(first)
@@ -475,7 +475,7 @@ def _advance(w, first, end, world, state, radio, air, buffers):  # type: ignore[
                 turns -= (turns - last_turns) * radio.cqi_delay_steps
                 rates.turn_rays(w, u, cell, turns, world, cosine, sine)
                 rates.band_sinr(cell, scale, radio.phasors, cosine, sine, reported)
-            rates.transmit(w, u, sinr, reported, state, radio.rate)
+            rates.transmit(sinr, reported, error[w, u], state.olla_db[w, u], radio.rate)
 
 
 @njit(**LOOP, fastmath=True)

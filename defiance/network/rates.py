@@ -7,7 +7,8 @@ A CQI is late and one for each sub-band (TS 38.214 clause 5.2.1.4): the MCS fits
 there `cqi_delay_s` ago, less the outer loop's offset, as if a sub-band carried a transport block of its own.
 What the index carries without errors is what the scheduler expects. It lies between two of the table, which a
 step's 40 slots use in turn. Up to four transmissions of a block see the same SINR; a step counts as one block
-for the outer loop, which moves by the probability of its error.
+for the outer loop, which moves by the probability of its error: after steps in which something was sent, and
+not where the table ends, beyond which no offset could change the index.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from defiance.radio.link_adaptation import (
     STEP_DB,
     Lookup,
     lookup,
-    olla_step,
 )
 
 WITHOUT_ERRORS = 1e9
@@ -44,7 +44,7 @@ WITHOUT_ERRORS = 1e9
 def offered_rates(
     state: State, config: RadioConfig, sinr: Tensor, reported_sinr: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rate of the whole carrier at each sub-band's SINR, the rate expected, the outer loop's next offset.
+    """Rate of the whole carrier at each sub-band's SINR, the rate expected, and the error of a block.
 
     Args:
         state: before the step.
@@ -53,7 +53,7 @@ def offered_rates(
         reported_sinr: what the CQI told, likewise.
 
     Returns:
-        bit/s, `[W, U, B]` twice, and dB, `[W, U]`.
+        bit/s twice, and the error that the outer loop hears, its target where it is to rest; `[W, U, B]`.
     """
     sinr, reported_sinr = sinr.double(), reported_sinr.double()
     if config.link_adaptation == "shannon":
@@ -62,14 +62,16 @@ def offered_rates(
             efficiency = config.rate_attenuation * torch.log2(1 + sinr)
             return config.bandwidth_hz * efficiency.clamp(max=config.rate_max_bps_hz)
 
-        return rate_bps(sinr), rate_bps(reported_sinr), state.olla_db
+        return rate_bps(sinr), rate_bps(reported_sinr), torch.zeros_like(sinr)
     table = _lookup(config, sinr.device)
     known_db = 10 * torch.log10(reported_sinr.clamp(min=1e-12)) - state.olla_db[..., None]
     mcs = table.fractional_mcs(known_db)
     error, efficiency = table.at(mcs, sinr)
     _, expected = table.at(mcs, torch.full_like(sinr, WITHOUT_ERRORS))
+    last = len(table.required_db) - 1
+    stuck = ((mcs <= 0) & (error > BLER_TARGET)) | ((mcs >= last) & (error < BLER_TARGET))
     scale = SLOTS_PER_S * DATA_SYMBOLS * config.resource_elements
-    return scale * efficiency, scale * expected, olla_step(state.olla_db, error.mean(-1))
+    return scale * efficiency, scale * expected, torch.where(stuck, BLER_TARGET, error)
 
 
 def _lookup(config: RadioConfig, device: torch.device | str) -> Lookup:
@@ -148,20 +150,29 @@ def _at(table, m, part, sinr_db):  # type: ignore[no-untyped-def]
 
 
 @njit(inline="always", fastmath=True)
-def transmit(w, u, sinr, reported, state, loops):  # type: ignore[no-untyped-def]
-    """`offered_rates` of one user: turns SINRs, `[B]`, into bit/s/Hz in place and moves the outer loop."""
+def transmit(sinr, reported, error, olla_db, loops):  # type: ignore[no-untyped-def]
+    """`offered_rates` of one user: turns SINRs, `[B]`, into bit/s/Hz in place and writes `error`."""
     if len(loops.required_db) == 0:
         for band in range(len(sinr)):
             sinr[band] = min(loops.most, loops.attenuation * math.log2(1 + sinr[band]))
         for band in range(len(reported)):
             reported[band] = min(loops.most, loops.attenuation * math.log2(1 + reported[band]))
         return
-    error = 0.0
+    highest = len(loops.required_db) - 2
     for band in range(len(sinr)):
-        known_db, sinr_db = _db(reported[band]) - state.olla_db[w, u], _db(sinr[band])
+        known_db, sinr_db = _db(reported[band]) - olla_db, _db(sinr[band])
         m, part = fractional_mcs(known_db, loops)
-        error += _at(loops.error, m, part, sinr_db) / len(sinr)
+        lost = _at(loops.error, m, part, sinr_db)
+        stuck = (m == 0 and part <= 0 and lost > BLER_TARGET) or (
+            m == highest and part >= 1 and lost < BLER_TARGET
+        )
+        error[band] = BLER_TARGET if stuck else lost
         sinr[band] = _at(loops.efficiency, m, part, sinr_db)
         reported[band] = _at(loops.efficiency, m, part, 10 * math.log10(WITHOUT_ERRORS))
-    moved = state.olla_db[w, u] + OLLA_UP_DB * (error - BLER_TARGET) / (1 - BLER_TARGET)
-    state.olla_db[w, u] = min(max(moved, -OLLA_LIMIT_DB), OLLA_LIMIT_DB)
+
+
+@njit(inline="always")
+def olla_loop(offset_db, error):  # type: ignore[no-untyped-def]
+    """`olla_step` of one user."""
+    moved = offset_db + OLLA_UP_DB * (error - BLER_TARGET) / (1 - BLER_TARGET)
+    return min(max(moved, -OLLA_LIMIT_DB), OLLA_LIMIT_DB)

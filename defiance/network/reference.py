@@ -19,6 +19,7 @@ from defiance.network.settings import SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
 from defiance.network.traffic import arrive, depart
 from defiance.network.world import TRAVELLED_PER_TURN, World
+from defiance.radio.link_adaptation import olla_step
 from defiance.scene.streets import ROUTE_SPACING_M
 
 
@@ -227,7 +228,7 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         served_rice = None if rice is None else rice.gather(-1, cell[..., None])
         reported = in_bands(rays(link, late_turns, served_rice))
     noise = disturbance[..., None]
-    rate_bps, expected_bps, olla_db = offered_rates(state, config, signals / noise, reported / noise)
+    offered = offered_rates(state, config, signals / noise, reported / noise)
 
     # traffic and scheduling
     clock = state.clock_steps.double()
@@ -235,14 +236,18 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     pool = (1 - world.background_load).clamp(min=config.foreground_share) / config.bands
     wanted = torch.where(connected, world.demand_bps + queue / dt, 0.0)
     sent, used = torch.zeros_like(wanted), torch.zeros_like(state.load)
-    for rate, expected in zip(rate_bps.unbind(-1), expected_bps.unbind(-1), strict=True):
+    granted, lost = torch.zeros_like(wanted), torch.zeros_like(wanted)
+    for rate, expected, error in zip(*(offer.unbind(-1) for offer in offered), strict=True):
         need = torch.where(wanted > 0, wanted / rate, 0.0)
         fair = config.scheduler == "proportional_fair"
         priority = expected / state.average_bps.clamp(min=LEAST_MEAN_BPS) if fair else expected
         share = shares(config.scheduler, need, priority, cell, pool)
-        sent = sent + share * rate
+        sent, granted, lost = sent + share * rate, granted + share, lost + share * error
         wanted = torch.where(share < need, wanted - share * rate, 0.0)
         used = used.scatter_add(1, cell, share.float())
+    olla_db = state.olla_db
+    if config.adapts:
+        olla_db = torch.where(granted > 0, olla_step(olla_db, lost / granted), olla_db).float()
     load = (world.background_load + used).clamp(max=1)
     average = state.average_bps + (sent - state.average_bps) * config.fairness
     packets, queue, delay = depart(world, arrived, state.packets, queue, sent * dt, (clock + 1) * dt)
@@ -270,7 +275,7 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         sinr=torch.where((connected & ~link_failed) | succeeded, s_in / i_in.clamp(min=1e-30), 0.0),
         rsrp_sum_mw=state.rsrp_sum_mw + received,
         rsrp_dbm=state.rsrp_dbm,
-        olla_db=torch.where(fresh, 0.0, torch.where(connected, olla_db, state.olla_db)),
+        olla_db=torch.where(fresh, 0.0, olla_db),
         load=load,
         average_bps=average.float() if config.scheduler == "proportional_fair" else state.average_bps,
         queue_bits=queue,

@@ -22,6 +22,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from defiance.network.rates import olla_loop
 from defiance.network.settings import SCHEDULERS, RadioConfig
 from defiance.network.traffic import depart_loop
 
@@ -169,16 +170,17 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
         world: by the names of `World`.
         state: by the names of `State`.
         radio: configuration in linear units and steps.
-        air: bit/s/Hz that every band offers, negative without a connection, and those expected, `[W, U, B]`.
+        air: bit/s/Hz that every band offers, negative without a connection, those expected, and the error of
+            a block; `[W, U, B]`, the last two of no bands where nobody asks.
         table: see `desk`.
     """
-    efficiency, expected = air
+    efficiency, expected, error = air
+    adapts = error.shape[2] > 0
     _, users, bands = efficiency.shape
     cells = state.load.shape[1]
     # users with a connection who want something, cell by cell
-    first, following, place, user, wanted_bps, sent_bps, mean_bps, rate_bps, need, priority, share, heap = (
-        table
-    )
+    (first, following, place, user, heap), notes = table
+    wanted_bps, sent_bps, mean_bps, rate_bps, need, priority, share, granted, lost = notes
     first[:] = 0
     for u in range(users):
         if efficiency[w, u, 0] >= 0 and world.demand_bps[w, u] + state.queue_bits[w, u] > 0:
@@ -192,7 +194,7 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
             k = following[state.serving[w, u]]
             following[state.serving[w, u]] += 1
             place[u], user[k] = k, u
-            sent_bps[k] = 0
+            sent_bps[k], granted[k], lost[k] = 0, 0, 0
             wanted_bps[k] = world.demand_bps[w, u] + state.queue_bits[w, u] / radio.step_s
             mean_bps[k] = max(state.average_bps[w, u], LEAST_MEAN_BPS)
             for band in range(bands):
@@ -215,11 +217,17 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
                 sent_bps[k] += sent
                 wanted_bps[k] = wanted_bps[k] - sent if share[k] < need[k] else 0.0
                 used = np.float32(used + share[k])
+                if adapts:
+                    granted[k] += share[k]
+                    lost[k] += share[k] * error[w, user[k], band]
         state.load[w, c] = min(np.float32(1), background + used)
         state.load_steps[w, c] += state.load[w, c]
     end_s = (state.clock_steps[w] + 1) * radio.step_s
     for u in range(users):
-        sent = sent_bps[place[u]] if place[u] >= 0 else 0.0
+        k = place[u]
+        sent = sent_bps[k] if k >= 0 else 0.0
+        if adapts and k >= 0 and granted[k] > 0:
+            state.olla_db[w, u] = olla_loop(state.olla_db[w, u], lost[k] / granted[k])
         state.bits[w, u] += sent * radio.step_s
         if radio.scheduler == PROPORTIONAL_FAIR:
             state.average_bps[w, u] += (sent - state.average_bps[w, u]) * radio.fairness
@@ -233,19 +241,8 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
 def desk(users: int, cells: int, bands: int) -> tuple[Any, ...]:
     """Room for `schedule_world`: where cells begin, then what it notes of the users, cell by cell."""
     first, following = np.empty(cells + 1, int), np.empty(cells, int)
-    place, user = np.empty((2, users), int)
-    wanted_bps, sent_bps, mean_bps, need, priority, share = np.empty((6, users))
-    return (
-        first,
-        following,
-        place,
-        user,
-        wanted_bps,
-        sent_bps,
-        mean_bps,
-        np.empty((bands, users)),
-        need,
-        priority,
-        share,
-        np.empty(users, int),
-    )
+    place, user, heap = np.empty((3, users), int)
+    wanted_bps, sent_bps, mean_bps, need, priority, share, granted, lost = np.empty((8, users))
+    rate_bps = np.empty((bands, users))
+    notes = wanted_bps, sent_bps, mean_bps, rate_bps, need, priority, share, granted, lost
+    return (first, following, place, user, heap), notes

@@ -182,6 +182,11 @@ class RadioConfig:
         return min(1.0, self.step_s / self.fairness_s)
 
     @property
+    def adapts(self) -> bool:
+        """Whether an MCS is chosen, and an outer loop corrects the choice."""
+        return self.link_adaptation != "shannon"
+
+    @property
     def ranks(self) -> bool:
         """Whether the scheduler looks at rates."""
         return self.scheduler in ("proportional_fair", "max_rate")
@@ -194,7 +199,7 @@ class RadioConfig:
     @property
     def reports(self) -> bool:
         """Whether anyone asks for the SINR of `cqi_delay_s` ago."""
-        return self.ranks or self.link_adaptation != "shannon"
+        return self.ranks or self.adapts
 
     def steps(self, duration_s: float) -> int:
         """Whole steps that cover `duration_s`."""
