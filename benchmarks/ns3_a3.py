@@ -73,7 +73,6 @@ class Condition:
             bandwidth_hz=10e6,
             tx_power_dbm=40.0,
             noise_figure_db=5.0,
-            resource_elements=24 * 12,
             qout_window_s=4 * step_s,
             qin_window_s=4 * step_s,
             n310=round(200 / per_cell / step_s),

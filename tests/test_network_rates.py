@@ -1,5 +1,6 @@
 """What the air delivers in the engine: NR's link adaptation against the standard's peak rate and a genie."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from worlds import corridor, gain_for_snr, start
 from defiance.config import build
 from defiance.errors import DefianceError
 from defiance.network import kernel, reference
+from defiance.network.measurements import measure
 from defiance.network.settings import DATA_SYMBOLS, SLOTS_PER_S, RadioConfig
 from defiance.network.state import NONE, State
 from defiance.network.world import World, directions, phases
@@ -44,6 +46,25 @@ def test_peak_rate_is_the_standards(step: Step, config: RadioConfig, order: int,
     peak_bps = order * rate / 1024 * 51 * 12 * 28_000 * (1 - 0.14)
     later = step(world, state, config, 10)
     assert (later.bits - state.bits).item() / 0.2 == pytest.approx(peak_bps, rel=0.01)
+
+
+@pytest.mark.parametrize(("bandwidth_mhz", "blocks"), [(5, 11), (20, 51), (100, 273)])
+def test_a_carrier_has_the_standards_resource_blocks(bandwidth_mhz: int, blocks: int) -> None:
+    """TS 38.101-1 table 5.3.2-1 at 30 kHz; rates and RSRP follow."""
+    config = replace(QAM256, bandwidth_hz=bandwidth_mhz * 1e6)
+    assert config.resource_elements == 12 * blocks
+    world = cell_with(45.0, config)
+    state = reference.step(world, start(world, config=config), config, 10)
+    later = reference.step(world, state, config, 5)
+    peak_bps = 8 * 948 / 1024 * blocks * 12 * 28_000 * (1 - 0.14)
+    assert (later.bits - state.bits).item() / 0.1 == pytest.approx(peak_bps, rel=0.015)
+    rsrp_dbm = config.noise_dbm + 45.0 - 10 * math.log10(12 * blocks)
+    assert measure(later, config).rsrp_dbm.item() == pytest.approx(rsrp_dbm, abs=1e-3)
+
+
+def test_a_carrier_that_nr_does_not_have_is_refused() -> None:
+    with pytest.raises(DefianceError, match=r"5, 10, 15, 20, .* 90, 100 MHz"):
+        build(RadioConfig, overrides=["bandwidth_hz=22e6"])
 
 
 def test_rates_lie_around_the_attenuated_shannon_rate() -> None:

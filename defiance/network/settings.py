@@ -9,9 +9,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from defiance.errors import DefianceError
+
 SPEED_OF_LIGHT_MPS = 299_792_458.0
 BOLTZMANN_DBM_PER_HZ = -173.975  # k T at 290 K
 SLOTS_PER_S = 2000  # at 30 kHz, TS 38.211 table 4.3.2-1
+RESOURCE_BLOCKS = {
+    5e6: 11, 10e6: 24, 15e6: 38, 20e6: 51, 25e6: 65, 30e6: 78, 35e6: 92, 40e6: 106, 45e6: 119, 50e6: 133,
+    60e6: 162, 70e6: 189, 80e6: 217, 90e6: 245, 100e6: 273,
+}  # fmt: skip
+"""Of 12 subcarriers, by the carrier's bandwidth [Hz] at 30 kHz: TS 38.101-1 table 5.3.2-1."""
 DATA_SYMBOLS = 12  # of a slot's 14; control and pilots take 0.14, TS 38.306 clause 4.1.2
 
 LinkAdaptation = Literal["shannon", "qam64", "qam256"]
@@ -38,16 +45,13 @@ class RadioConfig:
         default=0.02, metadata={"min": 0.001, "max": 0.02, "unit": "s", "help": "simulator step"}
     )
     bandwidth_hz: float = field(
-        default=20e6, metadata={"min": 1e6, "max": 4e8, "unit": "Hz", "help": "carrier"}
+        default=20e6, metadata={"min": 5e6, "max": 1e8, "unit": "Hz", "help": "carrier"}
     )
     tx_power_dbm: float = field(
         default=44.0, metadata={"min": 0.0, "max": 60.0, "unit": "dBm", "help": "per cell"}
     )
     noise_figure_db: float = field(
         default=7.0, metadata={"min": 0.0, "max": 20.0, "unit": "dB", "help": "of a user"}
-    )
-    resource_elements: int = field(
-        default=612, metadata={"min": 12, "max": 4000, "help": "subcarriers of the carrier: 51 PRB at 30 kHz"}
     )
     qout_db: float = field(
         default=-8.0, metadata={"min": -20.0, "max": 0.0, "unit": "dB", "help": "out of sync"}
@@ -170,6 +174,20 @@ class RadioConfig:
             "help": "of the sub-bands' fading; UMa NLOS at 3.5 GHz",
         },
     )
+
+    def __post_init__(self) -> None:
+        """Refuses a carrier that NR doesn't have."""
+        if self.bandwidth_hz not in RESOURCE_BLOCKS:
+            known = ", ".join(f"{bandwidth_hz / 1e6:g}" for bandwidth_hz in RESOURCE_BLOCKS)
+            raise DefianceError(
+                f"bandwidth_hz is {self.bandwidth_hz:g}, but carriers at 30 kHz are {known} MHz wide"
+                " (TS 38.101-1 table 5.3.2-1); choose one of them"
+            )
+
+    @property
+    def resource_elements(self) -> int:
+        """Subcarriers of the carrier."""
+        return 12 * RESOURCE_BLOCKS[self.bandwidth_hz]
 
     @property
     def noise_dbm(self) -> float:
