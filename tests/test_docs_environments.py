@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import stub_study
 from test_drives import HEADER
-from test_worth import made_up_city
+from worth_toy import made_up_city
 
 from defiance import cli, scene
 from defiance.kpm import Sheet

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_worth import made_up_city, toy
+from worth_toy import made_up_city, toy
 
 from defiance.errors import DefianceError
 from defiance.kpm import Sheet
@@ -37,6 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             f"2026.01.05_{hour:02}.{n // 60:02}.{n % 60:02},-8.5,51.9,30,LTE,{level},-9,9,9,99,9,7,-"
             for n, level in enumerate(levels_dbm)
         ]
+        rows[0] = rows[0].replace(",-9,9,9,", ",-9,high,9,") if hour == 8 else rows[0]
         (folder / "traces" / f"{hour}.csv").write_text("\n".join([HEADER, *rows]))
     (folder / "prices.toml").write_text(
         'source = "my meters"\n[cell]\nidle_w = 200.0\nfull_load_w = 872.0\n'
@@ -91,6 +92,8 @@ def test_the_sheet_tells_what_was_asked_and_how_far_the_scene_is_from_the_drives
     sheet = sheets[0]
     assert sheet.config["sites"] == config.sites and "constants" not in sheet.config
     assert sheet.value("rsrp_offset", candidate="scene").unit == "dB"
+    assert "to 2 measured drives" in sheet.verdict and "Faults of their files (1) are named" in sheet.verdict
+    assert "8.csv, row 2, column SNR: high is" in sheet.config["trace_faults"][0].replace("'", "")
     distance = sheet.value("rsrp_distance", candidate="scene")
     assert distance.n == 2 and 0 < distance.mean < 15
     assert {row.scenario.split("/")[0] for row in sheet.rows} >= {"munich"}
@@ -117,10 +120,17 @@ def test_prices_of_electricity_make_a_bill(sheets: tuple[Sheet, Sheet]) -> None:
     assert not cited.select(metric="electricity_payback_time")
     saved = own.value("electricity_saved_per_user_year")
     assert (saved.unit, saved.provenance) == ("SEK", "user")
+    assert "earned back" in own.verdict and "earned back" not in cited.verdict
     # what is saved at devices isn't billed: watts of the network alone, 2 SEK per kWh
     rule, learned = (own.value("energy", candidate=c, node="device").mean for c in ("a3", "learned-device"))
     watts = own.value("saved_power_per_user").mean - (rule - learned) / (6 * 5.0)
     assert saved.mean == pytest.approx(watts * 2 * 24 * 365.25 / 1000)
+
+
+def test_a_plan_that_models_cannot_leave_is_refused_before_it_is_traced(config: Config, parts: Parts) -> None:
+    rays = replace(config, propagation="rays", unseen_scene="florence")
+    with pytest.raises(DefianceError, match=r"sites\.csv has 3 sectors and unseen_scene florence 21"):
+        prepare(rays, parts, Silent())
 
 
 @pytest.mark.parametrize(

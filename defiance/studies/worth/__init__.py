@@ -128,7 +128,9 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
     told = configuration.to_dict(asked)
     if asked.prices:
         told["constants"] = configuration.to_dict(environment.prices)
-    return replace(made, config=told)
+    if environment.faults:
+        told["trace_faults"] = list(environment.faults)
+    return replace(made, config=told, verdict=made.verdict + environment.remark)
 
 
 def seeds_name(seeds: tuple[int, ...]) -> str:

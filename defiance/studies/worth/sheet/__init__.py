@@ -12,6 +12,7 @@ import numpy as np
 from defiance import __version__
 from defiance import config as configuration
 from defiance.kpm import Row, Sheet, format_quantity
+from defiance.prices import CITED
 from defiance.studies import machine
 from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps, home_scenarios
 from defiance.studies.worth.sheet.curves import curves
@@ -68,6 +69,8 @@ def verdict(results: Results, found: tuple[Row, ...]) -> str:
         sentences.append(_pedestrians(results, slow, chosen("outage_cut", slow)))
     if fast:
         sentences += [_where(results, fast), _pay_back(config, chosen("break_even_time", fast))]
+        if results.prices.electricity != CITED.electricity:
+            sentences.append(_bill(chosen("electricity_payback_time", fast)))
     away = away_scenario(config)
     if away:
         cap = caps(config, away)[0]
@@ -176,6 +179,15 @@ def _where(results: Results, cells: list[Cell]) -> str:
     text = f"Of {len(chosen)} scenarios, validation chose {listed}."
     over = sum(not results.comparable(k, s, c) for k, (s, c) in zip(chosen, cells, strict=True))
     return text + (f" In {over} of them no learned function keeps to the rule's handovers." if over else "")
+
+
+def _bill(times: list[Row]) -> str:
+    """The same in the user's prices of electricity."""
+    finite = [row.mean for row in times if math.isfinite(row.mean)]
+    if not finite:
+        return "The electricity that it takes is never earned back."
+    longest = format_quantity(max(finite), "s")
+    return f"At your prices its electricity is earned back in {len(finite)} of {len(times)} within {longest}."
 
 
 def _pay_back(config: Config, times: list[Row]) -> str:
