@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from defiance.network.rates import offered_rates
-from defiance.network.scheduling import LEAST_MEAN_BPS, band_phasors, shares
+from defiance.network.scheduling import LEAST_MEAN_BPS, LEAST_SHARE, band_phasors, shares
 from defiance.network.settings import SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
 from defiance.network.traffic import arrive, depart
@@ -247,7 +247,7 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         used = used.scatter_add(1, cell, share.float())
     olla_db = state.olla_db
     if config.adapts:
-        olla_db = torch.where(granted > 0, olla_step(olla_db, lost / granted), olla_db).float()
+        olla_db = torch.where(granted > LEAST_SHARE, olla_step(olla_db, lost / granted), olla_db).float()
     load = (world.background_load + used).clamp(max=1)
     average = state.average_bps + (sent - state.average_bps) * config.fairness
     packets, queue, delay = depart(world, arrived, state.packets, queue, sent * dt, (clock + 1) * dt)

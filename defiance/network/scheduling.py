@@ -28,6 +28,9 @@ from defiance.network.traffic import depart_loop
 
 EQUAL_SHARE, ROUND_ROBIN, PROPORTIONAL_FAIR, MAX_RATE = range(len(SCHEDULERS))
 
+LEAST_SHARE = 1e-6
+"""Of the carrier in a step: less is rounding, not a block that was sent."""
+
 LEAST_MEAN_BPS = 1.0
 """Past mean rate of a user that has never been served, for proportional fairness."""
 
@@ -226,7 +229,7 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
     for u in range(users):
         k = place[u]
         sent = sent_bps[k] if k >= 0 else 0.0
-        if adapts and k >= 0 and granted[k] > 0:
+        if adapts and k >= 0 and granted[k] > LEAST_SHARE:
             state.olla_db[w, u] = olla_loop(state.olla_db[w, u], lost[k] / granted[k])
         state.bits[w, u] += sent * radio.step_s
         if radio.scheduler == PROPORTIONAL_FAIR:
