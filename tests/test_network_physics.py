@@ -319,6 +319,31 @@ def test_t310_counts_from_the_n310th_indication_to_the_failure(step: Step, n310:
 
 
 @both
+def test_who_hears_no_cell_goes_on_searching(step: Step) -> None:
+    """Not even in cell 0: at the floor of RSRP nothing was heard, and before a measurement nothing is known.
+
+    A search takes 15 steps; the user is carried to a cell in the third.
+    """
+    config = replace(RADIO, suitable_dbm=RADIO.rsrp_floor_dbm)
+    world, carry = lost_and_found()
+    state = start(world)
+    searching = replace(
+        state,
+        status=torch.full_like(state.status, REESTABLISHING),
+        timer_steps=torch.full_like(state.timer_steps, 15),
+    )
+    state = step(world, searching, config, 15)
+    assert (state.status.item(), state.searches_failed.item()) == (REESTABLISHING, 1)
+    state = replace(state, rsrp_dbm=torch.full_like(state.rsrp_dbm, RADIO.rsrp_floor_dbm))
+    state = step(world, state, config, 16)
+    assert (state.status.item(), state.searches_failed.item()) == (REESTABLISHING, 2)
+    assert state.outage_steps.item() == 31 and state.bits.item() == 0 and state.load.sum() == 0
+    state = measure(step(world, carry(state, 1), config, 5), config)
+    state = step(world, state, config, 9)
+    assert (state.status.item(), state.serving.item(), state.searches_failed.item()) == (CONNECTED, 1, 2)
+
+
+@both
 def test_in_sync_stops_t310(step: Step) -> None:
     """Back after 30 bad steps: with 2 of 5 steps good, 0.4 > Qin = 0.251, N311 = 1 stops T310."""
     world, carry = lost_and_found()

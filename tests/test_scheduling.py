@@ -14,7 +14,14 @@ from worlds import corridor, gain_for_snr, start
 
 from defiance.network import kernel, reference
 from defiance.network.scheduling import band_phasors, share_cell, shares
-from defiance.network.settings import SCHEDULERS, SPEED_OF_LIGHT_MPS, LinkAdaptation, RadioConfig
+from defiance.network.settings import (
+    LINK_ADAPTATIONS,
+    SCHEDULERS,
+    SPEED_OF_LIGHT_MPS,
+    LinkAdaptation,
+    RadioConfig,
+    Scheduler,
+)
 from defiance.network.traffic import full_buffer
 from defiance.network.world import World, directions, phases
 
@@ -218,6 +225,35 @@ def test_the_load_of_served_prbs_interferes(step, scheduler: str) -> None:
     state = step(world, start(world, torch.tensor([[0, 1]])), config, 20)
     assert state.load[0].tolist() == pytest.approx([0.0, 0.4], rel=1e-4)
     assert state.sinr[0].tolist() == pytest.approx([1 / (0.4 + 0.01), 100.0], rel=1e-3)
+
+
+@both
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize("adaptation", LINK_ADAPTATIONS)
+def test_who_is_below_the_least_sinr_costs_nobody_anything(
+    step, scheduler: Scheduler, adaptation: LinkAdaptation
+) -> None:
+    """A user at 20 dB has the whole carrier beside one at -50 dB, who would take half of it for nothing."""
+    config = RadioConfig(scheduler=scheduler, link_adaptation=adaptation, least_sinr_db=-10.0)
+    pair, alone = full_buffer(unequal([20.0, -50.0])), full_buffer(unequal([20.0]))
+    got, expected = step(pair, start(pair), config, 5), step(alone, start(alone), config, 5)
+    assert got.bits[0].tolist() == pytest.approx([expected.bits.item(), 0.0], rel=1e-4)
+    idle = replace(pair, demand_bps=torch.tensor([[0.0, 1e5]]))
+    assert step(idle, start(idle), config, 5).load.item() == 0
+
+
+@both
+def test_a_demand_waits_for_a_sub_band_that_is_heard(step) -> None:
+    """Only the best of eight is above the least SINR, and it serves it all."""
+    config = RadioConfig(scheduler="max_rate", subbands=8, delay_spread_s=1e-6, environment_mps=0.0)
+    turns = band_phasors(16, False, config).T
+    for seed in range(4):
+        world = replace(unequal([0.0], scatterers=16, seed=seed), demand_bps=torch.tensor([[1e4]]))
+        ray = reference.rays(world, torch.zeros(1, 1, dtype=torch.float64))
+        power = (ray[0, 0, :, 0] @ turns).abs().square()
+        selective = replace(config, least_sinr_db=10 * math.log10(power.topk(2).values.mean()))
+        state = step(world, start(world), selective, 1)
+        assert state.bits.item() == pytest.approx(1e4 * 0.02)
 
 
 # --- sub-bands ---

@@ -57,6 +57,7 @@ _Radio = namedtuple(
         "execution_steps",
         "repeat_steps",
         "reestablishment_steps",
+        "suitable_dbm",
         "ping_pong_steps",
         "bandwidth_hz",
         "rate",
@@ -171,6 +172,7 @@ def _radio(config: RadioConfig, carrier_hz: float, phasors: Any) -> Any:
         execution_steps=max(1, config.steps(config.execution_s)),
         repeat_steps=max(0, config.steps(config.t304_s) - max(1, config.steps(config.execution_s))),
         reestablishment_steps=max(1, config.steps(config.reestablishment_s)),
+        suitable_dbm=np.float32(config.suitable_dbm),  # as measurements have it
         ping_pong_steps=config.steps(config.ping_pong_s),
         bandwidth_hz=config.bandwidth_hz,
         rate=rates.loops(config),
@@ -350,11 +352,15 @@ def _follow(w, u, received, total, state, radio):  # type: ignore[no-untyped-def
             for c in range(1, len(received)):
                 if state.rsrp_dbm[w, u, c] > state.rsrp_dbm[w, u, best]:
                     best = c
-            state.serving[w, u] = best
-            state.previous[w, u] = NONE
-            state.stay_steps[w, u] = 0
-            state.status[w, u] = CONNECTED
-            _restart(w, u, state)
+            if state.rsrp_dbm[w, u, best] > radio.suitable_dbm:
+                state.serving[w, u] = best
+                state.previous[w, u] = NONE
+                state.stay_steps[w, u] = 0
+                state.status[w, u] = CONNECTED
+                _restart(w, u, state)
+            else:
+                state.searches_failed[w, u] += 1
+                state.timer_steps[w, u] = radio.reestablishment_steps
     else:
         cell = state.serving[w, u] if state.status[w, u] == CONNECTED else state.target[w, u]
         s = received[cell]
@@ -462,7 +468,7 @@ def _advance(w, first, end, world, state, radio, air, buffers):  # type: ignore[
             arrive_loop(w, u, world, state, now_s)
             total = _receive(w, u, place, world, state, radio, buffers)
             if not _follow(w, u, received, total, state, radio):
-                efficiency[w, u, 0] = -1
+                efficiency[w, u, 0] = rates.NO_CONNECTION
                 continue
             cell, disturbance = state.serving[w, u], state.interference_mw[w, u, state.ring[w]]
             sinr, reported = efficiency[w, u], late[w, u]  # first the SINR, then what it is worth

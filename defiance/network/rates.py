@@ -37,6 +37,9 @@ from defiance.radio.link_adaptation import (
     lookup,
 )
 
+UNHEARD, NO_CONNECTION = -1.0, -2.0
+"""Instead of a rate: a sub-band in which a user isn't scheduled, and a user who isn't in any."""
+
 WITHOUT_ERRORS = 1e9
 """SINR at which an index delivers all that it carries."""
 
@@ -46,6 +49,9 @@ def offered_rates(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rate of the whole carrier at each sub-band's SINR, the rate expected, and the error of a block.
 
+    Who reports less than `least_sinr_db` isn't scheduled (CQI 0, out of range: TS 38.214 table 5.2.2.1-2).
+    Who reports too much is, and loses what it is sent.
+
     Args:
         state: before the step.
         config: the carrier.
@@ -53,16 +59,18 @@ def offered_rates(
         reported_sinr: what the CQI told, likewise.
 
     Returns:
-        bit/s twice, and the error that the outer loop hears, its target where it is to rest; `[W, U, B]`.
+        bit/s or `UNHEARD`; bit/s; the error that the outer loop hears, its target where it is to rest;
+        `[W, U, B]`.
     """
     sinr, reported_sinr = sinr.double(), reported_sinr.double()
+    heard = reported_sinr >= 10 ** (config.least_sinr_db / 10)
     if config.link_adaptation == "shannon":
 
         def rate_bps(sinr: Tensor) -> Tensor:
             efficiency = config.rate_attenuation * torch.log2(1 + sinr)
             return config.bandwidth_hz * efficiency.clamp(max=config.rate_max_bps_hz)
 
-        return rate_bps(sinr), rate_bps(reported_sinr), torch.zeros_like(sinr)
+        return torch.where(heard, rate_bps(sinr), UNHEARD), rate_bps(reported_sinr), torch.zeros_like(sinr)
     table = _lookup(config, sinr.device)
     known_db = 10 * torch.log10(reported_sinr.clamp(min=1e-12)) - state.olla_db[..., None]
     mcs = table.fractional_mcs(known_db)
@@ -71,7 +79,8 @@ def offered_rates(
     last = len(table.required_db) - 1
     stuck = ((mcs <= 0) & (error > BLER_TARGET)) | ((mcs >= last) & (error < BLER_TARGET))
     scale = SLOTS_PER_S * DATA_SYMBOLS * config.resource_elements
-    return scale * efficiency, scale * expected, torch.where(stuck, BLER_TARGET, error)
+    rate = torch.where(heard, scale * efficiency, UNHEARD)
+    return rate, scale * expected, torch.where(stuck, BLER_TARGET, error)
 
 
 def _lookup(config: RadioConfig, device: torch.device | str) -> Lookup:
@@ -80,13 +89,13 @@ def _lookup(config: RadioConfig, device: torch.device | str) -> Lookup:
     return lookup(config.link_adaptation, DATA_SYMBOLS * config.resource_elements, device)
 
 
-_Loops = namedtuple("_Loops", ["attenuation", "most", "required_db", "error", "efficiency"])
+_Loops = namedtuple("_Loops", ["least_sinr", "attenuation", "most", "required_db", "error", "efficiency"])
 
 
 @lru_cache(16)
 def loops(config: RadioConfig) -> Any:
     """What the loops read, rates in bit/s per hertz of the carrier; without an MCS, they are Shannon's."""
-    shannon = config.rate_attenuation, config.rate_max_bps_hz
+    shannon = 10 ** (config.least_sinr_db / 10), config.rate_attenuation, config.rate_max_bps_hz
     if config.link_adaptation == "shannon":
         none = np.empty((0, 0), np.float32)
         return _Loops(*shannon, np.empty(0), none, none)
@@ -154,7 +163,9 @@ def transmit(sinr, reported, error, olla_db, loops):  # type: ignore[no-untyped-
     """`offered_rates` of one user: turns SINRs, `[B]`, into bit/s/Hz in place and writes `error`."""
     if len(loops.required_db) == 0:
         for band in range(len(sinr)):
-            sinr[band] = min(loops.most, loops.attenuation * math.log2(1 + sinr[band]))
+            known = reported[band] if len(reported) > 0 else sinr[band]
+            rate = min(loops.most, loops.attenuation * math.log2(1 + sinr[band]))
+            sinr[band] = rate if known >= loops.least_sinr else UNHEARD
         for band in range(len(reported)):
             reported[band] = min(loops.most, loops.attenuation * math.log2(1 + reported[band]))
         return
@@ -167,7 +178,8 @@ def transmit(sinr, reported, error, olla_db, loops):  # type: ignore[no-untyped-
             m == highest and part >= 1 and lost < BLER_TARGET
         )
         error[band] = BLER_TARGET if stuck else lost
-        sinr[band] = _at(loops.efficiency, m, part, sinr_db)
+        rate = _at(loops.efficiency, m, part, sinr_db)
+        sinr[band] = rate if reported[band] >= loops.least_sinr else UNHEARD
         reported[band] = _at(loops.efficiency, m, part, 10 * math.log10(WITHOUT_ERRORS))
 
 

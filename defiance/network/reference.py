@@ -199,13 +199,19 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     succeeded = executing & (timer <= 0) & ~below_access
     completes = handover_failed | succeeded
     ping_pong = succeeded & (cell == state.previous) & (stay <= config.steps(config.ping_pong_s))
-    reconnects = reestablishing & (timer <= 0)
-    best = state.rsrp_dbm.argmax(-1).int()
-    serving = torch.where(succeeded, cell.int(), torch.where(reconnects, best, state.serving))
+    searched = reestablishing & (timer <= 0)
+    best = state.rsrp_dbm.argmax(-1, keepdim=True)
+    suitable = (state.rsrp_dbm.gather(-1, best) > config.suitable_dbm).squeeze(-1)
+    reconnects = searched & suitable
+    serving = torch.where(
+        succeeded, cell.int(), torch.where(reconnects, best.squeeze(-1).int(), state.serving)
+    )
     previous = torch.where(succeeded, state.serving, torch.where(reconnects, NONE, state.previous))
     failed = link_failed | handover_failed
     status = torch.where(failed, REESTABLISHING, torch.where(succeeded | reconnects, CONNECTED, status))
-    timer = torch.where(failed, max(1, config.steps(config.reestablishment_s)), timer)
+    timer = torch.where(
+        failed | (searched & ~suitable), max(1, config.steps(config.reestablishment_s)), timer
+    )
     fresh = completes | reconnects
 
     # what the air offers
@@ -238,12 +244,12 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     sent, used = torch.zeros_like(wanted), torch.zeros_like(state.load)
     granted, lost = torch.zeros_like(wanted), torch.zeros_like(wanted)
     for rate, expected, error in zip(*(offer.unbind(-1) for offer in offered), strict=True):
-        need = torch.where(wanted > 0, wanted / rate, 0.0)
+        need = torch.where((wanted > 0) & (rate >= 0), wanted / rate, 0.0)
         fair = config.scheduler == "proportional_fair"
         priority = expected / state.average_bps.clamp(min=LEAST_MEAN_BPS) if fair else expected
         share = shares(config.scheduler, need, priority, cell, pool)
         sent, granted, lost = sent + share * rate, granted + share, lost + share * error
-        wanted = torch.where(share < need, wanted - share * rate, 0.0)
+        wanted = torch.where((share < need) | (rate < 0), wanted - share * rate, 0.0)
         used = used.scatter_add(1, cell, share.float())
     olla_db = state.olla_db
     if config.adapts:
@@ -289,6 +295,7 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         ping_pongs=count(state.ping_pongs, ping_pong),
         link_failures=count(state.link_failures, link_failed),
         handover_failures=count(state.handover_failures, handover_failed),
+        searches_failed=count(state.searches_failed, searched & ~suitable),
         bits=state.bits + sent * dt,
         packets=packets,
         delay_s=state.delay_s + delay,

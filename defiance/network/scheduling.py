@@ -22,7 +22,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from defiance.network.rates import olla_loop
+from defiance.network.rates import NO_CONNECTION, olla_loop
 from defiance.network.settings import SCHEDULERS, RadioConfig
 from defiance.network.traffic import depart_loop
 
@@ -72,7 +72,8 @@ def shares(scheduler: str, need: Tensor, priority: Tensor, cell: Tensor, pool: T
 
     Args:
         scheduler: one of `SCHEDULERS`.
-        need: share that a user could use, `[W, U]`: 0 without traffic or connection, inf with a full buffer.
+        need: share that a user could use, `[W, U]`: 0 without traffic or connection, or unheard; inf with a
+            full buffer.
         priority: who comes first where order counts, `[W, U]`; at equality the user of the lower number.
         cell: serving cell, `[W, U]` int64.
         pool: share of the carrier that each cell may give away, `[W, C]`.
@@ -107,11 +108,15 @@ def shares(scheduler: str, need: Tensor, priority: Tensor, cell: Tensor, pool: T
 
 @njit(**LOOP)
 def share_cell(scheduler, need, priority, pool, share, heap):  # type: ignore[no-untyped-def]
-    """`shares` for the users of one cell, all with need > 0; writes `share`; all `[n]`, `heap` is room."""
+    """`shares` for the users of one cell; writes `share`; all `[n]`, `heap` is room."""
     count = len(need)
     if scheduler == EQUAL_SHARE:
+        active = 0
         for k in range(count):
-            share[k] = min(need[k], pool / count)
+            if need[k] > 0:
+                active += 1
+        for k in range(count):
+            share[k] = min(need[k], pool / max(active, 1))
     elif scheduler == ROUND_ROBIN:
         # the level rises as those who need less are satisfied
         level, satisfied = -1.0, 0
@@ -173,8 +178,8 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
         world: by the names of `World`.
         state: by the names of `State`.
         radio: configuration in linear units and steps.
-        air: bit/s/Hz that every band offers, negative without a connection, those expected, and the error of
-            a block; `[W, U, B]`, the last two of no bands where nobody asks.
+        air: bit/s/Hz that every band offers, `UNHEARD` or `NO_CONNECTION`, those expected, and the error of a
+            block; `[W, U, B]`, the last two of no bands where nobody asks.
         table: see `desk`.
     """
     efficiency, expected, error = air
@@ -186,14 +191,14 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
     wanted_bps, sent_bps, mean_bps, rate_bps, need, priority, share, granted, lost = notes
     first[:] = 0
     for u in range(users):
-        if efficiency[w, u, 0] >= 0 and world.demand_bps[w, u] + state.queue_bits[w, u] > 0:
+        if efficiency[w, u, 0] > NO_CONNECTION and world.demand_bps[w, u] + state.queue_bits[w, u] > 0:
             first[state.serving[w, u] + 1] += 1
     for c in range(cells):
         first[c + 1] += first[c]
         following[c] = first[c]
     for u in range(users):
         place[u] = -1
-        if efficiency[w, u, 0] >= 0 and world.demand_bps[w, u] + state.queue_bits[w, u] > 0:
+        if efficiency[w, u, 0] > NO_CONNECTION and world.demand_bps[w, u] + state.queue_bits[w, u] > 0:
             k = following[state.serving[w, u]]
             following[state.serving[w, u]] += 1
             place[u], user[k] = k, u
@@ -210,7 +215,7 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
         for band in range(bands):
             for k in range(first[c], first[c + 1]):
                 rate = rate_bps[band, k]
-                need[k] = wanted_bps[k] / rate if wanted_bps[k] > 0 else 0.0
+                need[k] = wanted_bps[k] / rate if wanted_bps[k] > 0 and rate >= 0 else 0.0
                 if radio.scheduler >= PROPORTIONAL_FAIR:
                     known = expected[w, user[k], band]
                     priority[k] = known / mean_bps[k] if radio.scheduler == PROPORTIONAL_FAIR else known
@@ -218,7 +223,8 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
             for k in range(first[c], first[c + 1]):
                 sent = share[k] * rate_bps[band, k]
                 sent_bps[k] += sent
-                wanted_bps[k] = wanted_bps[k] - sent if share[k] < need[k] else 0.0
+                if rate_bps[band, k] >= 0:
+                    wanted_bps[k] = wanted_bps[k] - sent if share[k] < need[k] else 0.0
                 used = np.float32(used + share[k])
                 if adapts:
                     granted[k] += share[k]

@@ -112,6 +112,15 @@ class RadioConfig:
     rsrp_floor_dbm: float = field(
         default=-128.0, metadata={"min": -200.0, "max": -80.0, "unit": "dBm", "help": "weakest RSRP detected"}
     )
+    suitable_dbm: float = field(
+        default=-200.0,
+        metadata={
+            "min": -200.0,
+            "max": -80.0,
+            "unit": "dBm",
+            "help": "RSRP above which a cell is re-established in; -200: the strongest in any case",
+        },
+    )
     messages: Literal["sinr", "t310"] = field(
         default="sinr",
         metadata={"help": "RRC messages are lost by SINR, or commands alone and only while T310 runs"},
@@ -150,6 +159,15 @@ class RadioConfig:
     rate_attenuation: float = field(default=0.6, metadata={"min": 0.1, "max": 1.0, "help": "TR 36.942 alpha"})
     rate_max_bps_hz: float = field(
         default=7.4, metadata={"min": 1.0, "max": 10.0, "unit": "bit/s/Hz", "help": "cap"}
+    )
+    least_sinr_db: float = field(
+        default=-200.0,
+        metadata={
+            "min": -200.0,
+            "max": 10.0,
+            "unit": "dB",
+            "help": "nobody is scheduled below; TR 36.942 has -10",
+        },
     )
     foreground_share: float = field(
         default=0.25, metadata={"min": 0.0, "max": 1.0, "help": "PRBs that background traffic never takes"}

@@ -218,6 +218,7 @@ COUNTS = (
     "ping_pongs",
     "link_failures",
     "handover_failures",
+    "searches_failed",
     "bits",
     "packets",
     "delay_s",

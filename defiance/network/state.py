@@ -49,6 +49,7 @@ class State:
         measured_steps: steps since the last measurement, `[W]` int32.
         outage_steps, interrupted_steps, handovers, ping_pongs, link_failures, handover_failures: counts,
             `[W, U]` int32.
+        searches_failed: times that a re-establishment found no cell and began anew, `[W, U]` int32.
         bits: delivered, `[W, U]` float64.
         packets: packets that have departed, `[W, U]` int32.
         delay_s: sum of their delays, from arrival until all is sent, `[W, U]` float64.
@@ -88,6 +89,7 @@ class State:
     ping_pongs: Tensor
     link_failures: Tensor
     handover_failures: Tensor
+    searches_failed: Tensor
     bits: Tensor
     packets: Tensor
     delay_s: Tensor
@@ -144,6 +146,7 @@ def initial(world: World, config: RadioConfig, serving: Tensor) -> State:
         ping_pongs=counts(),
         link_failures=counts(),
         handover_failures=counts(),
+        searches_failed=counts(),
         bits=torch.zeros(worlds, users, dtype=torch.float64),
         packets=counts(),
         delay_s=torch.zeros(worlds, users, dtype=torch.float64),
