@@ -271,7 +271,7 @@ def test_sinr_between_two_equal_cells(step: Step, load: float, snr_db: float) ->
 
 @both
 def test_rate_is_attenuated_shannon_with_a_cap(step: Step) -> None:
-    """TR 36.942 annex A: 0.6 log2(1 + SINR), at most 7.4 bit/s/Hz."""
+    """0.6 log2(1 + SINR) as in TR 36.942 annex A, at most 7.4 bit/s/Hz."""
     for snr_db, efficiency in ((0.0, 0.6), (10 * math.log10(15), 2.4), (60.0, 7.4)):
         world = corridor([[gain_for_snr(snr_db)]] * 2, demand_bps=1e12)
         state = step(world, start(world), RADIO)

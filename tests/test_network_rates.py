@@ -68,7 +68,7 @@ def test_a_carrier_that_nr_does_not_have_is_refused() -> None:
 
 
 def test_rates_lie_around_the_attenuated_shannon_rate() -> None:
-    """From 0 to 20 dB, an ideal link delivers 0.65 to 1.05 of TR 36.942's curve: its steps are coarse."""
+    """From 0 to 20 dB, an ideal link has 0.65 to 1.05 of attenuated Shannon: its steps are coarse."""
     for snr_db in (0.0, 5.0, 10.0, 15.0, 20.0):
         world = cell_with(snr_db)
         state = kernel.step(world, start(world, config=QAM256), QAM256)

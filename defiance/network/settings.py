@@ -34,11 +34,11 @@ class RadioConfig:
     Attributes of time are rounded to whole steps by the simulator. Sources: TR 36.839 clause 5.2 and table
     5.2.1.1-1 (Qout, also of random access, Qin, T310, N310, N311, preparation and execution delay, time of
     stay of a ping-pong), TS 38.133 clause 8.1 (evaluation periods of radio-link monitoring), TS 38.213 clause
-    4.1 (SS burst period 20 ms), TR 36.942 annex A (attenuated Shannon rate), TR 38.901 table 7.5-6 (delay
-    spread), TS 38.423 clause 8.4.11 (load over Xn every 500 ms to 10 s). The floor of RSRP is the noise of
-    one 30 kHz resource element at a noise figure of 7 dB, and TS 38.133's SSB Es/Iot of -6 dB. `messages =
-    "t310"` is the criterion of TR 36.839 clause 5.2.1.3: a handover command that arrives while T310 runs is a
-    handover failure, every other message arrives.
+    4.1 (SS burst period 20 ms), TR 36.942 annex A (attenuation of Shannon's rate; the cap is 256QAM's 8 x
+    948/1024), TR 38.901 table 7.5-6 (delay spread), TS 38.423 clause 8.4.11 (load over Xn every 500 ms to 10
+    s). The floor of RSRP is the noise of one 30 kHz resource element at a noise figure of 7 dB, and TS
+    38.133's SSB Es/Iot of -6 dB. `messages = "t310"` is the criterion of TR 36.839 clause 5.2.1.3: a handover
+    command that arrives while T310 runs is a handover failure, every other message arrives.
     """
 
     step_s: float = field(
@@ -156,9 +156,11 @@ class RadioConfig:
             "help": "age of the SINR by which users are ranked and their MCS chosen",
         },
     )
-    rate_attenuation: float = field(default=0.6, metadata={"min": 0.1, "max": 1.0, "help": "TR 36.942 alpha"})
+    rate_attenuation: float = field(
+        default=0.6, metadata={"min": 0.1, "max": 1.0, "help": "of Shannon's rate, TR 36.942"}
+    )
     rate_max_bps_hz: float = field(
-        default=7.4, metadata={"min": 1.0, "max": 10.0, "unit": "bit/s/Hz", "help": "cap"}
+        default=7.4, metadata={"min": 1.0, "max": 10.0, "unit": "bit/s/Hz", "help": "cap: 256QAM at 948/1024"}
     )
     least_sinr_db: float = field(
         default=-200.0,
