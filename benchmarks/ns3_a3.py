@@ -77,6 +77,7 @@ class Condition:
             qin_window_s=4 * step_s,
             n310=round(200 / per_cell / step_s),
             n311=round(100 / per_cell / step_s),
+            gap_breaks=True,
             t310_s=self.t310_s,
             preparation_s=self.preparation_s,
             execution_s=0.01,

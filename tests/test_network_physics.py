@@ -370,6 +370,31 @@ def test_between_qout_and_qin_t310_keeps_running(step: Step) -> None:
     assert step(world, state, RADIO).link_failures.item() == 1
 
 
+@both
+@pytest.mark.parametrize("gap_breaks", [False, True])
+def test_rows_of_indications_outlast_steps_without_one(step: Step, gap_breaks: bool) -> None:
+    """TS 38.331 clauses 5.3.10.1 and 5.3.10.3: only the opposite indication ends a row; -7 dB gives none."""
+    config = RadioConfig(n310=3, n311=3, qout_window_s=0.02, qin_window_s=0.02, gap_breaks=gap_breaks)
+    out, nothing, into = (corridor([[gain_for_snr(snr_db)]] * 2) for snr_db in (-9.0, -7.0, 0.0))
+
+    def course(state: State, worlds: list[World]) -> State:
+        for world in worlds:
+            state = step(world, state, config)
+        return state
+
+    state = course(start(out, 0, config), [out, out, into, out, out, nothing])
+    assert state.t310_steps.item() == NONE
+    state = course(state, [out])
+    assert (state.t310_steps.item() == NONE) == gap_breaks
+    state = course(state, [out, out])
+    assert state.t310_steps.item() > 0
+    state = course(state, [into, into, out, into, into, nothing])
+    assert state.t310_steps.item() > 0
+    state = course(state, [into])
+    assert (state.t310_steps.item() != NONE) == gap_breaks
+    assert course(state, [into, into]).t310_steps.item() == NONE
+
+
 # --- handover ---
 
 

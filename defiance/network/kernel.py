@@ -53,6 +53,7 @@ _Radio = namedtuple(
         "access",
         "n310",
         "n311",
+        "gap_breaks",
         "t310_steps",
         "execution_steps",
         "repeat_steps",
@@ -168,6 +169,7 @@ def _radio(config: RadioConfig, carrier_hz: float, phasors: Any) -> Any:
         access=10 ** (config.access_db / 10),
         n310=config.n310,
         n311=config.n311,
+        gap_breaks=config.gap_breaks,
         t310_steps=config.steps(config.t310_s),
         execution_steps=max(1, config.steps(config.execution_s)),
         repeat_steps=max(0, config.steps(config.t304_s) - max(1, config.steps(config.execution_s))),
@@ -392,16 +394,20 @@ def _follow(w, u, received, total, state, radio):  # type: ignore[no-untyped-def
         else:
             state.sinr[w, u] = s_in / i_in
             connected = True
+            above_qin = s_in > radio.qin * i_in
             if below_qout:
                 state.outage_steps[w, u] += 1
                 state.out_of_sync[w, u] += 1
                 if state.t310_steps[w, u] == NONE and state.out_of_sync[w, u] >= radio.n310:
                     state.t310_steps[w, u] = 0
                     state.in_sync[w, u] = 0
-            else:
+            elif above_qin or radio.gap_breaks:
                 state.out_of_sync[w, u] = 0
             if state.t310_steps[w, u] != NONE:
-                state.in_sync[w, u] = state.in_sync[w, u] + 1 if s_in > radio.qin * i_in else 0
+                if above_qin:
+                    state.in_sync[w, u] += 1
+                elif below_qout or radio.gap_breaks:
+                    state.in_sync[w, u] = 0
                 state.t310_steps[w, u] += 1
                 if state.in_sync[w, u] >= radio.n311:
                     state.t310_steps[w, u] = NONE

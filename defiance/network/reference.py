@@ -179,13 +179,17 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     ).sum(-1)
     above_qin = s_in > 10 ** (config.qin_db / 10) * i_in
 
-    # radio-link monitoring: N310, T310, N311
-    out_of_sync = torch.where(connected, torch.where(below_qout, state.out_of_sync + 1, 0), state.out_of_sync)
+    # radio-link monitoring: N310, T310, N311; between Qout and Qin layer 1 indicates nothing
+    broken = torch.where(above_qin | config.gap_breaks, 0, state.out_of_sync)
+    out_of_sync = torch.where(
+        connected, torch.where(below_qout, state.out_of_sync + 1, broken), state.out_of_sync
+    )
     start_t310 = connected & below_qout & (state.t310_steps == NONE) & (out_of_sync >= config.n310)
     t310 = torch.where(start_t310, 0, state.t310_steps)
     running = connected & (t310 != NONE)
     in_sync = torch.where(start_t310, 0, state.in_sync)
-    in_sync = torch.where(running, torch.where(above_qin, in_sync + 1, 0), in_sync)
+    broken = torch.where(below_qout | config.gap_breaks, 0, in_sync)
+    in_sync = torch.where(running, torch.where(above_qin, in_sync + 1, broken), in_sync)
     recovered = running & (in_sync >= config.n311)
     t310 = torch.where(recovered, NONE, torch.where(running, t310 + 1, t310))
     link_failed = running & ~recovered & (t310 > config.steps(config.t310_s))

@@ -67,6 +67,10 @@ class RadioConfig:
         default=1, metadata={"min": 1, "max": 20, "help": "out-of-sync indications that start T310"}
     )
     n311: int = field(default=1, metadata={"min": 1, "max": 10, "help": "in-sync indications that stop T310"})
+    gap_breaks: bool = field(
+        default=False,
+        metadata={"help": "a step between Qout and Qin ends a row of indications, as in ns-3"},
+    )
     access_db: float = field(
         default=-8.0,
         metadata={

@@ -35,7 +35,7 @@ class State:
         signal_mw, interference_mw: ring of the last K steps, `[W, U, K]`.
         window_steps: how many entries of the ring count, `[W, U]` int32 (restarts at a handover).
         t310_steps: steps that T310 has run, NONE when stopped, `[W, U]` int32.
-        out_of_sync, in_sync: consecutive indications, `[W, U]` int32.
+        out_of_sync, in_sync: indications since the last of the other kind, `[W, U]` int32.
         sinr: linear SINR towards the serving cell over the Qin window, `[W, U]`; 0 while not connected.
         rsrp_sum_mw: received power per cell since the last measurement, `[W, U, C]`.
         rsrp_dbm: last layer-1 measurement per resource element, `[W, U, C]`; used by re-establishment.
