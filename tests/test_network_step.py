@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import corridor, gain_for_snr, random_world, start
 
+from defiance.errors import DefianceError
 from defiance.network import kernel, reference
+from defiance.network.loop import Loop
 from defiance.network.measurements import measure
 from defiance.network.settings import LINK_ADAPTATIONS, SCHEDULERS, LinkAdaptation, RadioConfig, Scheduler
 from defiance.network.state import NONE, State
@@ -174,6 +176,23 @@ def test_many_steps_are_one_step_many_times() -> None:
 def assert_equal(a: State, b: State) -> None:
     for field in fields(State):
         assert torch.equal(getattr(a, field.name), getattr(b, field.name)), field.name
+
+
+@pytest.mark.parametrize("scheduler", ["equal_share", "proportional_fair"])
+@pytest.mark.parametrize("adaptation", LINK_ADAPTATIONS)
+def test_the_tensor_program_stays_on_its_device(scheduler: Scheduler, adaptation: LinkAdaptation) -> None:
+    """On the device "meta", which computes nothing but refuses a tensor of another."""
+    config = RadioConfig(scheduler=scheduler, link_adaptation=adaptation, subbands=3)
+    world = random_world(1, 2, 5, 3).to("meta")
+    state = reference.step(world, start(world, 0, config), config, 2)
+    for field in fields(State):
+        assert getattr(state, field.name).device.type == "meta", field.name
+
+
+def test_a_run_elsewhere_than_on_a_cpu_is_refused() -> None:
+    world = random_world(1, 1, 2, 2).to("meta")
+    with pytest.raises(DefianceError, match="move them with"):
+        Loop(world, RadioConfig(), stream(1, "m"), placement="device", period_steps=5)
 
 
 @pytest.mark.parametrize("step", [kernel.step, reference.step])

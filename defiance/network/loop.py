@@ -18,7 +18,7 @@ from torch import Tensor
 
 from defiance.errors import DefianceError
 from defiance.network import kernel, reference
-from defiance.network.measurements import Observation, measure, measure_in_place, reported, unmeasured
+from defiance.network.measurements import Observation, measure_in_place, reported, unmeasured
 from defiance.network.messages import Messenger
 from defiance.network.settings import RadioConfig
 from defiance.network.state import CONNECTED, NONE, REESTABLISHING, State, initial
@@ -73,7 +73,7 @@ class Loop:
         period_steps: int,
         conditional: bool = False,
     ) -> None:
-        """Check that the procedures fit into a period.
+        """Check that the procedures fit into a period, and the worlds lie where the loop runs.
 
         Args:
             world: drawn once, the same for every decider.
@@ -87,6 +87,11 @@ class Loop:
         Raises:
             DefianceError: they don't.
         """
+        if world.gain_db.device.type != "cpu":
+            raise DefianceError(
+                f"the worlds are on the device {world.gain_db.device}, but runs under a policy are for CPUs;"
+                " move them with world.to('cpu'), or step them with defiance.network.reference.step"
+            )
         self.world, self.config = world, config
         self.placement, self.period_steps, self.conditional = placement, period_steps, conditional
         self.messenger = Messenger(world, config, stream)
@@ -111,9 +116,7 @@ class Loop:
         self.periods_per_measurement = max(1, round(config.measurement_s / period_s))
         self.periods_per_exchange = max(1, round(config.xn_report_s / period_s))
         self.sampled_from = period_steps - config.steps(config.sample_s)
-        on_cpu = world.gain_db.device.type == "cpu"
-        self.step = kernel.stepping(world, config) if on_cpu else reference.stepping(world, config)
-        self.measure = measure_in_place if on_cpu else measure
+        self.step = kernel.stepping(world, config)
 
     def begin(self) -> Course:
         """Every user at the start of its route, served by the cell of least path loss."""
@@ -136,8 +139,8 @@ class Loop:
     def advance(self, course: Course) -> tuple[Course, Observation]:
         """One period, and what is seen at its end.
 
-        What was wanted is prepared, commanded, executed; or executed at once, if prepared. On a CPU the
-        state is changed in place.
+        What was wanted is prepared, commanded, executed; or executed at once, if prepared. The state is
+        changed in place.
         """
         config = self.config
         state, wanted, target, prepared = course.state, course.wanted, course.target, course.prepared
@@ -163,7 +166,7 @@ class Loop:
         now_s += self.period_s
         measured = course.periods % self.periods_per_measurement == 0
         if measured:
-            state = self.measure(state, config)
+            state = measure_in_place(state, config)
         load, load_steps = course.load, course.load_steps
         if course.periods % self.periods_per_exchange == self.periods_per_exchange - 1:
             load = (state.load_steps - load_steps) / (self.periods_per_exchange * self.period_steps)

@@ -1,4 +1,4 @@
-"""The network's step as one tensor program: the reference, and the path on a GPU.
+"""The network's step as one tensor program: the reference, for any device.
 
 Everything a user or a cell does in `RadioConfig.step_s` seconds stands here once, batch first `[W, U, C]`;
 `kernel.step` is the same function as a fused CPU loop.
@@ -7,7 +7,6 @@ Everything a user or a cell does in `RadioConfig.step_s` seconds stands here onc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -39,11 +38,6 @@ def step(world: World, state: State, config: RadioConfig, steps: int = 1) -> Sta
     for _ in range(steps):
         state = _step(world, state, config)
     return state
-
-
-def stepping(world: World, config: RadioConfig) -> Callable[[State, int], State]:
-    """`step` of this world, `(state, steps) -> state`."""
-    return lambda state, steps: step(world, state, config, steps)
 
 
 def position_m(world: World, travelled_m: Tensor) -> Tensor:

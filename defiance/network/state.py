@@ -105,41 +105,42 @@ class State:
 
 
 def initial(world: World, config: RadioConfig, serving: Tensor) -> State:
-    """Every user at the start of its route, connected to the cell `serving`, `[W, U]`."""
+    """Every user at the start of its route, in the cell `serving`, `[W, U]`; on the world's device."""
     worlds, users, cells = world.shape
     window = config.steps(config.qout_window_s)
+    device = world.gain_db.device
 
     def counts(value: int = 0) -> Tensor:
-        return torch.full((worlds, users), value, dtype=torch.int32)
+        return torch.full((worlds, users), value, dtype=torch.int32, device=device)
 
     return State(
-        travelled_m=torch.zeros(worlds, users, dtype=torch.float64),
-        stopped_s=torch.zeros(worlds, users),
-        fading_turns=torch.zeros(worlds, users, dtype=torch.float64),
-        serving=serving.int(),
+        travelled_m=torch.zeros(worlds, users, dtype=torch.float64, device=device),
+        stopped_s=torch.zeros(worlds, users, device=device),
+        fading_turns=torch.zeros(worlds, users, dtype=torch.float64, device=device),
+        serving=serving.to(device).int(),
         status=counts(CONNECTED),
         timer_steps=counts(),
         target=counts(NONE),
         command_steps=counts(),
         previous=counts(NONE),
         stay_steps=counts(),
-        signal_mw=torch.zeros(worlds, users, window),
-        interference_mw=torch.zeros(worlds, users, window),
+        signal_mw=torch.zeros(worlds, users, window, device=device),
+        interference_mw=torch.zeros(worlds, users, window, device=device),
         window_steps=counts(),
         t310_steps=counts(NONE),
         out_of_sync=counts(),
         in_sync=counts(),
-        sinr=torch.zeros(worlds, users),
-        rsrp_sum_mw=torch.zeros(worlds, users, cells),
-        rsrp_dbm=torch.full((worlds, users, cells), -200.0),
-        olla_db=torch.zeros(worlds, users),
+        sinr=torch.zeros(worlds, users, device=device),
+        rsrp_sum_mw=torch.zeros(worlds, users, cells, device=device),
+        rsrp_dbm=torch.full((worlds, users, cells), -200.0, device=device),
+        olla_db=torch.zeros(worlds, users, device=device),
         load=world.background_load.clone(),
-        average_bps=torch.zeros(worlds, users),
-        queue_bits=torch.zeros(worlds, users, dtype=torch.float64),
+        average_bps=torch.zeros(worlds, users, device=device),
+        queue_bits=torch.zeros(worlds, users, dtype=torch.float64, device=device),
         arrived=counts(),
-        clock_steps=torch.zeros(worlds, dtype=torch.int32),
-        ring=torch.zeros(worlds, dtype=torch.int32),
-        measured_steps=torch.zeros(worlds, dtype=torch.int32),
+        clock_steps=torch.zeros(worlds, dtype=torch.int32, device=device),
+        ring=torch.zeros(worlds, dtype=torch.int32, device=device),
+        measured_steps=torch.zeros(worlds, dtype=torch.int32, device=device),
         outage_steps=counts(),
         interrupted_steps=counts(),
         handovers=counts(),
@@ -147,10 +148,10 @@ def initial(world: World, config: RadioConfig, serving: Tensor) -> State:
         link_failures=counts(),
         handover_failures=counts(),
         searches_failed=counts(),
-        bits=torch.zeros(worlds, users, dtype=torch.float64),
+        bits=torch.zeros(worlds, users, dtype=torch.float64, device=device),
         packets=counts(),
-        delay_s=torch.zeros(worlds, users, dtype=torch.float64),
-        load_steps=torch.zeros(worlds, cells, dtype=torch.float64),
+        delay_s=torch.zeros(worlds, users, dtype=torch.float64, device=device),
+        load_steps=torch.zeros(worlds, cells, dtype=torch.float64, device=device),
     )
 
 
