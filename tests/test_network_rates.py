@@ -112,14 +112,16 @@ def test_slow_users_get_nearly_what_a_genie_would_choose() -> None:
 
 
 @both
-def test_the_outer_loop_starts_anew_in_another_cell(step: Step) -> None:
+def test_what_a_cell_has_learnt_of_a_user_starts_anew_in_another(step: Step) -> None:
+    """The outer loop's offset and proportional fairness' mean."""
     world = corridor([[gain_for_snr(15.0), gain_for_snr(14.0)]] * 2, demand_bps=1e9)
-    config = replace(QAM64, execution_s=0.02)
+    config = replace(QAM64, execution_s=0.02, scheduler="proportional_fair")
     state = step(world, start(world, config=config), config, 4)
-    assert abs(state.olla_db.item()) > 0.01
+    assert abs(state.olla_db.item()) > 0.01 and state.average_bps.item() > 0
     state = replace(state, target=torch.ones_like(state.target), command_steps=0 * state.target)
     state = step(world, state, config)
-    assert state.serving.item() == 1 and state.target.item() == NONE and state.olla_db.item() == 0
+    assert state.serving.item() == 1 and state.target.item() == NONE
+    assert state.olla_db.item() == state.average_bps.item() == 0
 
 
 @both

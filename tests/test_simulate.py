@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scenes import small_scene
 from torch import Tensor
-from worlds import RADIO, corridor, gain_for_snr, start
+from worlds import RADIO, corridor, gain_for_snr, random_world, start
 
 from defiance.control.handover import A3
 from defiance.errors import DefianceError
 from defiance.link import PURPOSES
+from defiance.network.loop import Loop
 from defiance.network.measurements import (
     RSRP_FLOOR_DBM,
     Observation,
@@ -373,6 +374,18 @@ def test_the_log_tells_the_course() -> None:
     assert bool((log.outage_steps.diff(dim=0) >= 0).all()) and bool((log.outage_steps[0] <= 5).all())
     connected = log.sinr_db.isfinite()
     assert connected.any() and (~connected).any()
+
+
+def test_no_station_knows_anothers_load_before_it_is_told() -> None:
+    """Over Xn every second: from the tenth decision on."""
+    world = random_world(1, 1, 2, 3)
+    loop = Loop(world, RADIO, stream(1, "m"), placement="device", period_steps=5)
+    course, loads = loop.begin(), []
+    for _ in range(10):
+        course, seen = loop.advance(course)
+        loads.append(seen.load)
+    assert not torch.stack(loads[:9]).any()
+    torch.testing.assert_close(loads[9].double(), course.state.load_steps / 50, rtol=1e-5, atol=0)
 
 
 # --- wrong use ---

@@ -138,8 +138,13 @@ def _arrays(of: World | State) -> dict[str, Any]:
 
 
 def _flat(world: World) -> Any:
-    """The world for the loop: maps with one axis, rays and cells as one, which are looked up fastest."""
+    """The world for the loop: maps with one axis, rays and cells as one, which are looked up fastest.
+
+    And without infinities, which fast arithmetic may assume: a stop or a packet that never comes is far away.
+    """
     arrays = _arrays(world)
+    for name in ("stop_spacing_m", "arrival_s"):
+        arrays[name] = np.minimum(arrays[name], np.float32(1e30))
     for name in ("gain_db", "rice_factor"):
         arrays[name] = arrays[name].reshape(-1)
     for name in ("fading_direction", "fading_phase"):
@@ -423,12 +428,13 @@ def _follow(w, u, received, total, state, radio):  # type: ignore[no-untyped-def
 
 @njit(inline="always", fastmath=True)
 def _restart(w, u, state):  # type: ignore[no-untyped-def]
-    """Radio-link monitoring begins anew with another cell."""
+    """Radio-link monitoring, link adaptation and the mean of past rates begin anew with another cell."""
     state.window_steps[w, u] = 0
     state.t310_steps[w, u] = NONE
     state.out_of_sync[w, u] = 0
     state.in_sync[w, u] = 0
     state.olla_db[w, u] = 0
+    state.average_bps[w, u] = 0
 
 
 @njit(inline="always", fastmath=True)

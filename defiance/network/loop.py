@@ -41,7 +41,7 @@ class Course:
         target: cell that the last handover command named, `[W, U]`.
         refused: whether a command came while T310 ran in the last period, `[W, U]`.
         prepared: cells whose conditional configuration the device holds, `[W, U, C]`.
-        load: as last told over Xn, `[W, C]`.
+        load: as last told over Xn, `[W, C]`; 0 before the first time.
         load_steps: of the state at that time, `[W, C]`.
     """
 
@@ -132,7 +132,7 @@ class Loop:
             target=nowhere,
             refused=nowhere != NONE,
             prepared=torch.zeros(worlds, users, cells, dtype=torch.bool),
-            load=state.load.clone(),
+            load=torch.zeros_like(state.load),
             load_steps=state.load_steps.clone(),
         )
 

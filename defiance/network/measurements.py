@@ -32,7 +32,8 @@ class Observation:
         interval_s: time between this measurement and the one before; 0 if nothing was measured since the last
             decision.
         floor_dbm: stands in `rsrp_dbm` for a cell that was not heard or not reported.
-        load: mean share of PRBs of every cell that stations last told each other over Xn, `[W, C]`.
+        load: mean share of PRBs of every cell that stations last told each other over Xn, `[W, C]`; 0 before
+            the first time.
         prepared: cells whose conditional configuration the device holds, `[W, U, C]`.
     """
 

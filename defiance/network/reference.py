@@ -253,7 +253,9 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     if config.adapts:
         olla_db = torch.where(granted > LEAST_SHARE, olla_step(olla_db, lost / granted), olla_db).float()
     load = (world.background_load + used).clamp(max=1)
-    average = state.average_bps + (sent - state.average_bps) * config.fairness
+    average = state.average_bps
+    if config.scheduler == "proportional_fair":
+        average = average + (sent - average) * config.fairness
     packets, queue, delay = depart(world, arrived, state.packets, queue, sent * dt, (clock + 1) * dt)
 
     def count(total: Tensor, event: Tensor) -> Tensor:
@@ -281,7 +283,7 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         rsrp_dbm=state.rsrp_dbm,
         olla_db=torch.where(fresh, 0.0, olla_db),
         load=load,
-        average_bps=average.float() if config.scheduler == "proportional_fair" else state.average_bps,
+        average_bps=torch.where(fresh, 0.0, average.float()),
         queue_bits=queue,
         arrived=arrived,
         clock_steps=state.clock_steps + 1,

@@ -41,7 +41,7 @@ class State:
         rsrp_dbm: last layer-1 measurement per resource element, `[W, U, C]`; used by re-establishment.
         olla_db: offset of the outer loop of link adaptation, `[W, U]`.
         load: share of PRBs occupied, `[W, C]`.
-        average_bps: past mean rate, `[W, U]`; kept by proportional fairness alone.
+        average_bps: past mean rate in this cell, `[W, U]`; kept by proportional fairness alone.
         queue_bits: bits of packets that wait, `[W, U]` float64.
         arrived: packets that have arrived, `[W, U]` int32.
         clock_steps: steps since the start, `[W]` int32.
