@@ -73,7 +73,7 @@ def _html(page: Page) -> str:
 
 def _report(sheet: Sheet) -> Page:
     told = story(sheet)
-    verdict, rest = words.first_sentence(sheet.verdict)
+    verdict, *rest = words.sentences(sheet.verdict)
     question = told.question(sheet)
     parts = [*told.sections(sheet), sections.everything(sheet)]
     return Page(
@@ -82,7 +82,7 @@ def _report(sheet: Sheet) -> Page:
         eyebrow=f"DEFIANCE {sheet.version} · study {sheet.study} · {words.count(len(sheet.seeds), 'seed')}",
         question=question,
         verdict=verdict or "The sheet gives no verdict.",
-        verdict_rest=rest,
+        verdict_rest=tuple(rest),
         headlines=told.headlines(sheet),
         sections=tuple(_drawn(section) for section in parts if section is not None),
         sources=(_source(sheet, ""),),
@@ -107,7 +107,7 @@ def _comparison(a: Sheet, b: Sheet) -> Page:
         ),
         question="What changed between A and B?",
         verdict=f"{moved} of {len(found)} shared rows changed." if found else "The two sheets share no row.",
-        verdict_rest="",
+        verdict_rest=(),
         headlines=comparison.headlines(found) if found else (),
         sections=tuple(_drawn(section) for section in comparison.sections(a, b, found, special)),
         sources=(_source(a, "Sheet A"), _source(b, "Sheet B")),

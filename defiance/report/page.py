@@ -47,7 +47,7 @@ class Page:
     eyebrow: str
     question: str
     verdict: str
-    verdict_rest: str
+    verdict_rest: tuple[str, ...]
     headlines: tuple[Headline, ...]
     sections: tuple[Section, ...]
     sources: tuple[Source, ...]

@@ -271,10 +271,9 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def first_sentence(text: str) -> tuple[str, str]:
-    """First sentence, the rest."""
-    parts = re.split(r"(?<=[.!?])\s+(?=[A-Z(])|\n+", text.strip(), maxsplit=1)
-    return parts[0], (parts[1].strip() if len(parts) > 1 else "")
+def sentences(text: str) -> list[str]:
+    """A text's sentences."""
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z(])|\n+", text.strip())
 
 
 def slug(text: str) -> str:
