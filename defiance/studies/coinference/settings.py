@@ -123,7 +123,7 @@ FULL = Config()
 QUICK = replace(
     FULL,
     uses=(60, 480),
-    candidates=("s-vdib", "joint-binary", "uncoded-map", "device-label"),
+    candidates=("s-vdib", "joint-binary", "joint-binary-small", "uncoded-map", "device-label"),
     sweep_candidates=("s-vdib", "joint-binary"),
     mismatch_db=(),
     betas=(),
