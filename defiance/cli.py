@@ -343,6 +343,10 @@ def decode(
     live.decode(live.Which(candidate, uses, data, folder), source, every_step=steps)
 
 
+def _seeds(count: int) -> str:
+    return f"{count} seed" + ("" if count == 1 else "s")
+
+
 def _fingerprint(study: str, chosen: Any) -> str:
     """What a run's parts depend on: study, configuration, the files it names, and the code that computes.
 
@@ -382,7 +386,7 @@ def _print_sheet(sheet: "Sheet") -> None:
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for label, value, detail in summary_rows(sheet):
         table.add_row(Text(label), Text(value, style="bold"), Text(detail, style="dim"))
-    console.print(f"{sheet.study}, {len(sheet.seeds)} seeds:", sheet.verdict, style="bold")
+    console.print(f"{sheet.study}, {_seeds(len(sheet.seeds))}:", sheet.verdict, style="bold")
     console.print(table)
 
 
@@ -407,7 +411,7 @@ def _list_study(console: "Console", name: str) -> None:
     for row in zip(*presets.values(), strict=True):
         values = [_shown(key.default) for key in row]
         table.add_row(row[0].name, *values, row[0].values, row[0].unit, row[0].help)
-    named = ", ".join(f"{preset} ({study.SEEDS[preset]} seeds)" for preset in presets)
+    named = ", ".join(f"{preset} ({_seeds(study.SEEDS[preset])})" for preset in presets)
     console.print(f"{_first_line(studies.STUDIES[name])}\npresets: {named}", markup=False)
     console.print("change a key with --set KEY=VALUE, many with --config FILE.toml\n", markup=False)
     console.print(table)
