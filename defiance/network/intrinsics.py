@@ -1,9 +1,10 @@
-"""Machine instructions that numba's Python has no words for."""
+"""Machine instructions that numba's Python has no words for, and a ray's cosine and sine."""
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -51,3 +52,21 @@ prefetch: Any = intrinsic(_fetch)
 ray_phase: Any = intrinsic(_turn)
 bits_of: Any = intrinsic(_reread(types.int32))
 float_of: Any = intrinsic(_reread(types.float32))
+
+
+@njit(inline="always", fastmath=True)
+def cos_sin(phase):  # type: ignore[no-untyped-def]
+    """Cosine and sine of a phase in 2^-32 turns."""
+    turn = np.float32(phase) * np.float32(2**-32)
+    fold, quarter = np.abs(turn), np.float32(0.25)
+    return _sine(quarter - fold), np.copysign(_sine(quarter - np.abs(fold - quarter)), turn)
+
+
+@njit(inline="always", fastmath=True)
+def _sine(y):  # type: ignore[no-untyped-def]
+    """sin(2 pi y) for y in [-0.25, 0.25] turns: the best polynomial of 7th order, error < 1e-6."""
+    y2 = y * y
+    return y * (
+        np.float32(6.283164)
+        + y2 * (np.float32(-41.337142) + y2 * (np.float32(81.34077) + y2 * np.float32(-70.993427)))
+    )

@@ -24,7 +24,7 @@ from numba import njit
 from torch import Tensor
 
 from defiance.network import rates
-from defiance.network.intrinsics import prefetch, ray_phase
+from defiance.network.intrinsics import cos_sin, prefetch, ray_phase
 from defiance.network.scheduling import LOOP, band_phasors, desk, schedule_world
 from defiance.network.settings import SCHEDULERS, SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
@@ -200,16 +200,6 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # threads don't survive a
 
 
 @njit(inline="always", fastmath=True)
-def _odd_sine(y):  # type: ignore[no-untyped-def]
-    """sin(2 pi y) for y in [-0.25, 0.25] turns: the best polynomial of 7th order, error < 1e-6."""
-    y2 = y * y
-    return y * (
-        np.float32(6.283164)
-        + y2 * (np.float32(-41.337142) + y2 * (np.float32(81.34077) + y2 * np.float32(-70.993427)))
-    )
-
-
-@njit(inline="always", fastmath=True)
 def _move(w, u, world, state, radio):  # type: ignore[no-untyped-def]
     """Moves a user; returns where the map has its four points around it, and its weights of these.
 
@@ -268,11 +258,7 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
     turns = np.int32(np.int64(state.fading_turns[w, u] * TRAVELLED_PER_TURN))
     direction, phase = world.fading_direction[w, u], world.fading_phase[w, u]
     for k in range(waves):
-        turn = np.float32(ray_phase(turns, direction[k], phase[k])) * np.float32(2**-32)
-        fold = np.abs(turn)
-        quarter = np.float32(0.25)
-        sine[k] = np.copysign(_odd_sine(quarter - np.abs(fold - quarter)), turn)
-        cosine[k] = _odd_sine(quarter - fold)
+        cosine[k], sine[k] = cos_sin(ray_phase(turns, direction[k], phase[k]))
     mean[:] = 1
     if scatterers < rays:
         first = scatterers * cells

@@ -27,6 +27,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from defiance.network.intrinsics import cos_sin, ray_phase
 from defiance.network.settings import DATA_SYMBOLS, SLOTS_PER_S, RadioConfig
 from defiance.network.state import State
 from defiance.network.world import TRAVELLED_PER_TURN
@@ -112,12 +113,11 @@ def loops(config: RadioConfig) -> Any:
 @njit(inline="always", fastmath=True)
 def turn_rays(w, u, cell, turns, world, cosine, sine):  # type: ignore[no-untyped-def]
     """Turns the rays towards a cell, in place, to what they are at other turns."""
+    travelled = np.int32(np.int64(turns * TRAVELLED_PER_TURN))
     for k in range(cell, len(cosine), world.background_load.shape[1]):
-        amplitude = math.sqrt(cosine[k] * cosine[k] + sine[k] * sine[k])
-        direction, phase = np.int64(world.fading_direction[w, u, k]), world.fading_phase[w, u, k]
-        turn = (np.int64(turns * TRAVELLED_PER_TURN) * direction + np.int64(phase) * 65536) & 0xFFFFFFFF
-        angle = 2 * math.pi / 2**32 * turn
-        cosine[k], sine[k] = amplitude * math.cos(angle), amplitude * math.sin(angle)
+        amplitude = np.sqrt(cosine[k] * cosine[k] + sine[k] * sine[k])
+        x, y = cos_sin(ray_phase(travelled, world.fading_direction[w, u, k], world.fading_phase[w, u, k]))
+        cosine[k], sine[k] = amplitude * x, amplitude * y
 
 
 @njit(inline="always", fastmath=True)
