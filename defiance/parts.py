@@ -96,6 +96,21 @@ class Parts:
         return self.folder / (quote(key, safe="") + suffix)
 
 
+def read_at_most(path: Path, most_bytes: int) -> bytes:
+    """A file from outside, unless it is larger than that.
+
+    Raises:
+        DefianceError: it is, or it can't be read.
+    """
+    try:
+        size = path.stat().st_size
+        if size > most_bytes:
+            raise DefianceError(f"{path}: {size} bytes; files of more than {most_bytes} are not read")
+        return path.read_bytes()
+    except OSError as error:
+        raise DefianceError(f"{path}: cannot be read: {error.strerror}") from error
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes a file so that a reader finds the old content or the new one, never a part; makes its folder.
 

@@ -21,7 +21,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from defiance.network.measurements import Observation, l3_weight
+from defiance.network.measurements import Observation, l3_filter, l3_weight
 from defiance.network.scheduling import LOOP
 from defiance.network.state import NONE
 
@@ -158,9 +158,9 @@ def event_step(
         rule: the event.
         individual_offset_db: Ocn of every neighbour as its serving cell's users apply it, `[W, U, C]`.
     """
-    weight = l3_weight(_per_world(rule.filter_k), observation.interval_s)
     known, measured = memory.filtered_dbm, observation.rsrp_dbm
-    filtered = torch.where(known.isnan(), measured, known + weight * (measured - known))
+    moved = l3_filter(known, measured, _per_world(rule.filter_k), observation.interval_s)
+    filtered = torch.where(known.isnan(), measured, moved)
     arrived, serving = _arrived(observation, rule)[..., None], observation.serving.long()
     filtered = torch.where(arrived, filtered, known)
     own = filtered.gather(-1, serving[..., None])

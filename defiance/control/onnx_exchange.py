@@ -32,7 +32,7 @@ from defiance.network.loop import PERIOD_STEPS, Placement
 from defiance.network.measurements import RSRP_FLOOR_DBM, Observation
 from defiance.network.settings import RadioConfig
 from defiance.network.state import NONE
-from defiance.parts import write_atomically
+from defiance.parts import read_at_most, write_atomically
 from defiance.scene import Scene
 
 CONTRACT, SCHEMA = "defiance.contract", "defiance.handover/1"
@@ -250,13 +250,7 @@ def _read(path: Path) -> tuple[ModelProto, dict[str, Any]]:
     def refuse(problem: str) -> DefianceError:
         return DefianceError(f"{path}: {problem}; `defiance export` writes what fits")
 
-    try:
-        size = path.stat().st_size
-        if size > LARGEST_BYTES:
-            raise refuse(f"has {size} bytes, more than {LARGEST_BYTES}")
-        content = path.read_bytes()
-    except OSError as error:
-        raise DefianceError(f"{path}: cannot be read: {error.strerror}") from error
+    content = read_at_most(path, LARGEST_BYTES)
     try:
         model = onnx.load_model_from_string(content)
     except Exception as error:  # of the protobuf library, which comes with onnx

@@ -265,18 +265,10 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
         _specular(world.rice_factor, place, scatterers, cosine[first:], sine[first:], mean)
     real[:] = 0
     imaginary[:] = 0
-    n = 0
-    while n + 4 <= rays:  # four at a time: a third of the memory traffic
-        a, b, d, e = n * cells, (n + 1) * cells, (n + 2) * cells, (n + 3) * cells
-        for c in range(cells):
-            real[c] += (cosine[a + c] + cosine[b + c]) + (cosine[d + c] + cosine[e + c])
-            imaginary[c] += (sine[a + c] + sine[b + c]) + (sine[d + c] + sine[e + c])
-        n += 4
-    while n < rays:
+    for n in range(rays):
         for c in range(cells):
             real[c] += cosine[n * cells + c]
             imaginary[c] += sine[n * cells + c]
-        n += 1
     # bilinear path gain in dB
     corners, weights = place
     log2_scale = np.float32(math.log2(10) / 10)

@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from defiance.codecs.events import nmnist
 from defiance.codecs.events.recordings import LONGEST_US, Recordings
 from defiance.errors import DefianceError
+from defiance.parts import read_at_most
 
 Broken = Literal["refuse", "skip"]
 Array = NDArray[np.int64]
@@ -110,13 +111,7 @@ def read(
             "refuse"; names the file and the place.
     """
     path = Path(path)
-    try:
-        size = path.stat().st_size
-        if size > FILE_BYTES:
-            raise DefianceError(f"{path}: {size} bytes; files of more than {FILE_BYTES} are not read")
-        data = path.read_bytes()
-    except OSError as error:
-        raise DefianceError(f"{path}: cannot be read: {error.strerror}") from error
+    data = read_at_most(path, FILE_BYTES)
     name = format or _format(path, data)
     if name not in READERS:
         raise DefianceError(f"{path}: no format {name!r}; there are {', '.join(READERS)}")
