@@ -282,3 +282,10 @@ def test_models_that_a_run_has_not(run: Path, capsys: pytest.CaptureFixture[str]
             main(["export", str(run), str(run / "f.onnx"), *options])
         assert ended.value.code == 2 and problem in capsys.readouterr().err
     assert not (run / "f.onnx").exists()
+
+
+def test_a_folder_that_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(tmp_path), str(tmp_path / "f.onnx")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(f"defiance: {tmp_path}: no run's folder; give the one")

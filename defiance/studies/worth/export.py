@@ -29,8 +29,10 @@ def export(
         Model, scenario and threshold.
 
     Raises:
-        DefianceError: the run has no such model or scenario, or didn't come so far.
+        DefianceError: there is no run, it has no such model or scenario, or didn't come so far.
     """
+    if not (run / "config.toml").is_file():
+        raise DefianceError(f"{run}: no run's folder; give the one that `defiance run worth --out` wrote")
     config = configuration.build(Config, run / "config.toml")
     models = {
         m.key: m for map_ in config.maps for m in (Model(p, r, map_, n) for p, r, n in kinds(config, map_))
