@@ -151,6 +151,48 @@ _METRICS = (
         "Extra bits over the A3 rule per second of outage avoided.",
         "lower",
     ),
+    # decisions on measured drives
+    Metric(
+        "decisions_per_minute",
+        "1/min",
+        "Decisions to leave the serving cell (of the network: its handovers) per minute in LTE.",
+        "lower",
+    ),
+    Metric(
+        "agreement_share",
+        "1",
+        "Share of the network's handovers with a decision of the function in a window about them; another "
+        "cell was measured before.",
+        "higher",
+    ),
+    Metric(
+        "earlier_share",
+        "1",
+        "Share of these handovers at which the function asks already, or did in the window before.",
+        "higher",
+    ),
+    Metric("later_share", "1", "Share of them for which it first asks in the window after.", "lower"),
+    Metric(
+        "confirmed_share",
+        "1",
+        "Share of the function's decisions that the network follows with a handover in the window.",
+        "higher",
+    ),
+    Metric("lead_time", "s", "From its first decision in the window to the network's handover.", "higher"),
+    Metric(
+        "rsrp_gain",
+        "dB",
+        "RSRP of the strongest other cell (after a handover: of the new one) less that of the cell left, "
+        "mean over the seconds after a decision.",
+        "higher",
+    ),
+    Metric(
+        "return_share",
+        "1",
+        "Share of decisions after which the way back is taken within the seconds that follow: by the "
+        "network, or by the function from the strongest other cell.",
+        "lower",
+    ),
     # co-inference of device and edge
     Metric(
         "spiking_gain",

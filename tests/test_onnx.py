@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from scenes import small_scene
+from test_drives import GOOD, changed, write
 from torch import Tensor
 from worlds import RADIO, corridor, gain_for_snr
 
@@ -262,11 +263,17 @@ def test_the_command_and_the_examples(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(run.parents[1])
-    (command,) = re.findall(r"^ +defiance (export .*)$", DOCUMENT, re.M)
-    with pytest.raises(SystemExit) as ended:
-        main(command.split())
-    assert ended.value.code == 0
-    assert "threshold 0.6 of munich/50kmh/load50/cap8/raw" in capsys.readouterr().out
+    write(Path("my.csv"), GOOD, changed("RAWCELLID", "1"), changed("Timestamp", "2020.02.14_09.38.30"))
+    Path("my").mkdir()
+    Path("my.csv").rename("my/monday.csv")
+    for command, shown in (
+        ("export", "threshold 0.6 of munich/50kmh/load50/cap8/raw"),
+        ("run replay", "the network made 1 handovers"),
+    ):
+        (line,) = re.findall(rf"^ +defiance ({command} .*)$", DOCUMENT, re.M)
+        with pytest.raises(SystemExit) as ended:
+            main(line.split())
+        assert ended.value.code == 0 and shown in " ".join(capsys.readouterr().out.split())
     for number, code in enumerate(EXAMPLES):
         exec(compile(code, f"interfaces.md, ONNX example {number + 1}", "exec"), {})
     assert len(EXAMPLES) == 2 and capsys.readouterr().out.startswith("3 0.1 [")

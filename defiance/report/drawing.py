@@ -43,6 +43,8 @@ STYLES = {
     "learned-station": Style("#0072b2", (0, (6, 2)), "s"),
     "learned-device": Style("#c04000", (0, (6, 1.5, 1, 1.5)), "^"),
     "genie": Style("#767676", (0, (1, 1.5)), "D"),
+    "network": Style("#1a1a1a", "-", "o"),
+    "function": Style("#c04000", (0, (6, 1.5, 1, 1.5)), "^"),
     "local": Style("#7a3e8c", (0, (1, 1.5)), "v"),
     "federated": Style("#0072b2", (0, (6, 2)), "s"),
     "central": Style("#c04000", "-", "o"),
@@ -125,6 +127,45 @@ def by_candidate(curves: Sequence[Curve]) -> tuple[Series, ...]:
         return words.candidate(curve.candidate, regime, words.SHORT)
 
     return series(curves, label, lambda curve: curve.candidate)
+
+
+def lines(shown: Sequence[Series], *, log_x: bool = False, y_label: str = "") -> Draw:
+    """Lines with bands, named at their ends; `y_label` in place of metric and unit."""
+
+    def draw(axes: Axes) -> None:
+        shapes = [(line, *points(line.curve)) for line in shown]
+        if log_x:
+            shapes = [(line, x[x > 0], y[x > 0]) for line, x, y in shapes]
+        shapes = [(line, x, y) for line, x, y in shapes if x.size]
+        if not shapes:
+            axes.set_axis_off()
+            return
+        every_x = np.concatenate([x for _, x, _ in shapes])
+        every_y = np.concatenate([y for _, _, y in shapes])
+        left, right = float(every_x.min()), float(every_x.max())
+        if log_x:
+            axes.set_xscale("log")
+            room_right(axes, left, right)
+        else:
+            width = right - left or 1.0
+            axes.set_xlim(left - 0.03 * width, right + width * LABEL_ROOM / (1 - LABEL_ROOM))
+        low, high = float(every_y.min()), float(every_y.max())
+        pad = 0.05 * (high - low) or 0.05
+        axes.set_ylim(low - pad, high + pad)
+        ends = []
+        for line, x, y in shapes:
+            draw_band(axes, line)
+            draw_line(axes, line.style, x, y)
+            ends.append(End(float(x[-1]), float(y[-1]), line.label, line.style.color))
+        first = shown[0].curve
+        label_axis(axes.xaxis, first.x_metric, first.x_unit, right, log=log_x)
+        label_axis(axes.yaxis, first.y_metric, first.y_unit, high)
+        if y_label:
+            axes.set_ylabel(y_label)
+        axes.grid(axis="y")
+        label_ends(axes, ends)
+
+    return draw
 
 
 def differences(places: Sequence[str], estimates: Sequence[Estimate], limits: tuple[float, float]) -> Draw:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import defiance.report.coinference as coinference
+import defiance.report.replay as replay
 import defiance.report.worth as worth
 from defiance.kpm import Sheet
 from defiance.report.comparison import Change
@@ -33,4 +34,5 @@ class Story(Protocol):
 
 def story(sheet: Sheet) -> Story:
     """The story of a sheet's study; that of `worth` for studies that none is written for."""
-    return coinference if sheet.study == "coinference" else worth
+    stories: dict[str, Story] = {"coinference": coinference, "replay": replay}
+    return stories.get(sheet.study, worth)

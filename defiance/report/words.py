@@ -18,6 +18,8 @@ CANDIDATES = {
     "learned-station": "learned, station",
     "learned-device": "learned, device",
     "genie": "genie",
+    "network": "the network",
+    "function": "the function",
     "s-vdib": "S-VDIB",
     "s-vdib-sparse": "S-VDIB, sparse pulses",
     "s-vdib-deterministic": "S-VDIB, deterministic",
@@ -71,6 +73,7 @@ METRIC_NAMES = {
     "ping_pongs_per_user_hour": "ping-pongs per user-hour",
     "failures_per_user_hour": "link failures per user-hour",
     "break_even_time": "break-even time",
+    "rsrp_gain": "RSRP gain",
     "cpu_time": "CPU time",
     "sinr": "SINR",
     "esn0": "Es/N0",
@@ -163,7 +166,7 @@ def city(name: str) -> str:
 
 def candidate(name: str, regime: str = "none", names: dict[str, str] = CANDIDATES) -> str:
     """'learned-device', 'central' -> 'learned, device (central)'; `names` may be SHORT or PROSE."""
-    base = names.get(name, CANDIDATES.get(name, name))
+    base = names.get(name, CANDIDATES.get(name, re.sub(r"^a3-(-?[\d.]+)dB$", rf"A3, \1{NBSP}dB", name)))
     text = REGIMES.get(regime, regime)
     return f"{base} ({text})" if text else base
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the command line lists studies without importing torch
 STUDIES: dict[str, str] = {
     "worth": "defiance.studies.worth",
     "coinference": "defiance.studies.coinference",
+    "replay": "defiance.studies.replay",
 }
 """Name of each study -> its module."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 from matplotlib.axes import Axes
 
 from defiance.kpm import Curve
@@ -15,40 +14,7 @@ from defiance.report.figures import GREY
 
 def accuracy(lines: Sequence[drawing.Series], *, log_x: bool = False) -> drawing.Draw:
     """Accuracy with bands against noise, channel uses, time or information."""
-
-    def draw(axes: Axes) -> None:
-        shapes = [(line, *drawing.points(line.curve)) for line in lines]
-        if log_x:
-            shapes = [(line, x[x > 0], y[x > 0]) for line, x, y in shapes]
-        shapes = [(line, x, y) for line, x, y in shapes if x.size]
-        if not shapes:
-            axes.set_axis_off()
-            return
-        every_x = np.concatenate([x for _, x, _ in shapes])
-        every_y = np.concatenate([y for _, _, y in shapes])
-        left, right = float(every_x.min()), float(every_x.max())
-        if log_x:
-            axes.set_xscale("log")
-            drawing.room_right(axes, left, right)
-        else:
-            width = right - left or 1.0
-            axes.set_xlim(left - 0.03 * width, right + width * drawing.LABEL_ROOM / (1 - drawing.LABEL_ROOM))
-        low, high = float(every_y.min()), float(every_y.max())
-        pad = 0.05 * (high - low) or 0.05
-        axes.set_ylim(low - pad, high + pad)
-        ends = []
-        for line, x, y in shapes:
-            drawing.draw_band(axes, line)
-            drawing.draw_line(axes, line.style, x, y)
-            ends.append(drawing.End(float(x[-1]), float(y[-1]), line.label, line.style.color))
-        first = lines[0].curve
-        drawing.label_axis(axes.xaxis, first.x_metric, first.x_unit, right, log=log_x)
-        drawing.label_axis(axes.yaxis, first.y_metric, first.y_unit, high)
-        axes.set_ylabel("accuracy [%]")
-        axes.grid(axis="y")
-        drawing.label_ends(axes, ends)
-
-    return draw
+    return drawing.lines(lines, log_x=log_x, y_label="accuracy [%]")
 
 
 def total_energy(lines: Sequence[drawing.Series], radios: Sequence[Curve]) -> drawing.Draw:
