@@ -324,7 +324,7 @@ def test_who_hears_no_cell_goes_on_searching(step: Step) -> None:
 
     A search takes 15 steps; the user is carried to a cell in the third.
     """
-    config = replace(RADIO, suitable_dbm=RADIO.rsrp_floor_dbm)
+    config = RADIO
     world, carry = lost_and_found()
     state = start(world)
     searching = replace(

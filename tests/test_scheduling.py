@@ -149,7 +149,12 @@ def test_proportional_fairness_gains_the_harmonic_number_under_fading() -> None:
     bits = {}
     for scheduler in ("round_robin", "proportional_fair"):
         config = RadioConfig(
-            scheduler=scheduler, environment_mps=50.0, fairness_s=5.0, qout_db=-200.0, cqi_delay_s=0.0
+            scheduler=scheduler,
+            environment_mps=50.0,
+            fairness_s=5.0,
+            qout_db=-200.0,
+            cqi_delay_s=0.0,
+            least_sinr_db=-200.0,
         )
         state = kernel.step(world, start(world), config, 500)
         bits[scheduler] = kernel.step(world, state, config, 6000).bits - state.bits
@@ -167,7 +172,13 @@ def test_what_fades_faster_than_it_is_reported_gains_nothing(speed_mps: float) -
     world = unequal([-20.0] * 4, scatterers=32)
     bits = []
     for scheduler in ("round_robin", "proportional_fair"):
-        config = RadioConfig(scheduler=scheduler, environment_mps=speed_mps, fairness_s=5.0, qout_db=-200.0)
+        config = RadioConfig(
+            scheduler=scheduler,
+            environment_mps=speed_mps,
+            fairness_s=5.0,
+            qout_db=-200.0,
+            least_sinr_db=-200.0,
+        )
         state = kernel.step(world, start(world), config, 500)
         bits.append((kernel.step(world, state, config, 6000).bits - state.bits).sum())
     doppler_hz = speed_mps * world.carrier_hz / SPEED_OF_LIGHT_MPS
@@ -200,7 +211,10 @@ def test_who_reported_well_is_served_even_if_it_was_wrong(step) -> None:
 def test_max_rate_follows_the_channel(step) -> None:
     """Two users of equal mean: the one whose channel is better has all of the PRBs."""
     world = unequal([0.0, 0.0], scatterers=8)
-    state, config = start(world), RadioConfig(scheduler="max_rate", environment_mps=5.0, cqi_delay_s=0.0)
+    state, config = (
+        start(world),
+        RadioConfig(scheduler="max_rate", environment_mps=5.0, cqi_delay_s=0.0, least_sinr_db=-200.0),
+    )
     for _ in range(20):
         after = step(world, state, config)
         power = reference.fading_power(world, after.fading_turns)[0, :, 0]
@@ -234,7 +248,7 @@ def test_who_is_below_the_least_sinr_costs_nobody_anything(
     step, scheduler: Scheduler, adaptation: LinkAdaptation
 ) -> None:
     """A user at 20 dB has the whole carrier beside one at -50 dB, who would take half of it for nothing."""
-    config = RadioConfig(scheduler=scheduler, link_adaptation=adaptation, least_sinr_db=-10.0)
+    config = RadioConfig(scheduler=scheduler, link_adaptation=adaptation)
     pair, alone = full_buffer(unequal([20.0, -50.0])), full_buffer(unequal([20.0]))
     got, expected = step(pair, start(pair), config, 5), step(alone, start(alone), config, 5)
     assert got.bits[0].tolist() == pytest.approx([expected.bits.item(), 0.0], rel=1e-4)
@@ -276,7 +290,11 @@ def test_choosing_sub_bands_gains_what_choosing_users_does() -> None:
     Four users share a flat carrier without any gain; in every sub-band another of them is the best.
     """
     config = RadioConfig(
-        environment_mps=0.0, scheduler="proportional_fair", delay_spread_s=1e-6, qout_db=-200.0
+        environment_mps=0.0,
+        scheduler="proportional_fair",
+        delay_spread_s=1e-6,
+        qout_db=-200.0,
+        least_sinr_db=-200.0,
     )
     means = []
     for users, bands in ((1, 16), (4, 1), (4, 16)):

@@ -4,8 +4,8 @@
     qam64, qam256   an MCS of TS 38.214 table 5.1.3.1-1 or -2, kept at 10 % of errors by the outer loop; HARQ
 
 The attenuation of 0.6 is that of TR 36.942 annex A; the cap isn't (4.4 bit/s/Hz there, of LTE's 64QAM): it is
-NR's highest, 256QAM at the rate 948/1024, reached at 37 dB. Nor is anything cut off below a least SINR,
--10 dB there, unless `least_sinr_db` says so.
+NR's highest, 256QAM at the rate 948/1024, reached at 37 dB. Below `least_sinr_db`, -10 dB as there, nobody is
+scheduled.
 
 A CQI is late and one for each sub-band (TS 38.214 clause 5.2.1.4): the MCS fits the serving cell's fading
 there `cqi_delay_s` ago, less the outer loop's offset, as if a sub-band carried a transport block of its own.

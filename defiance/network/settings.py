@@ -117,12 +117,12 @@ class RadioConfig:
         default=-128.0, metadata={"min": -200.0, "max": -80.0, "unit": "dBm", "help": "weakest RSRP detected"}
     )
     suitable_dbm: float = field(
-        default=-200.0,
+        default=-128.0,
         metadata={
             "min": -200.0,
             "max": -80.0,
             "unit": "dBm",
-            "help": "RSRP above which a cell is re-established in; -200: the strongest in any case",
+            "help": "RSRP above which a cell is re-established in: any that is heard; -200: in any case",
         },
     )
     messages: Literal["sinr", "t310"] = field(
@@ -167,12 +167,12 @@ class RadioConfig:
         default=7.4, metadata={"min": 1.0, "max": 10.0, "unit": "bit/s/Hz", "help": "cap: 256QAM at 948/1024"}
     )
     least_sinr_db: float = field(
-        default=-200.0,
+        default=-10.0,
         metadata={
             "min": -200.0,
             "max": 10.0,
             "unit": "dB",
-            "help": "nobody is scheduled below; TR 36.942 has -10",
+            "help": "nobody is scheduled below",
         },
     )
     foreground_share: float = field(
