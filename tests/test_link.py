@@ -26,6 +26,7 @@ from defiance.link import (
     loss_from_sinr,
     send,
 )
+from defiance.network.queues import QueuedLink
 from defiance.radio.channels import BinarySymmetric
 from defiance.radio.links import ChannelLink
 from defiance.scene.replay import ReplayLink
@@ -47,6 +48,12 @@ LINKS: list[Any] = [
         ),
         0.01,
         id="replay",
+    ),
+    pytest.param(QueuedLink("source", 0.01, rate_bps=9_000.0), 0.01, id="queued"),
+    pytest.param(
+        QueuedLink("destination", 0.0, rate_bps=9_000.0, loss_probability=0.3, most_repeats=2),
+        0.0,
+        id="queued and lossy",
     ),
     pytest.param(ChannelLink(BinarySymmetric(), 7.0, replace(BLE, bits_per_s=20_000.0)), 0.0, id="channel"),
 ]

@@ -56,6 +56,7 @@ def assert_close(world: World, config: RadioConfig, got: State, expected: State)
         "interference_mw": strongest,
         "sinr": torch.tensor(1.0),
         "bits": torch.tensor((0.01 + 5 * steep) * config.bandwidth_hz * config.step_s),
+        "bulk_bits": expected.bits + (0.01 + 5 * steep) * config.bandwidth_hz * config.step_s,
         "queue_bits": expected.bits + (0.01 + 5 * steep) * config.bandwidth_hz * config.step_s,
         "average_bps": torch.tensor((0.01 + 5 * steep) * config.bandwidth_hz),
         "olla_db": torch.tensor(1.0 + steep),
@@ -113,6 +114,7 @@ def test_kernel_equals_reference(seed: int, worlds: int, users: int, cells: int,
     bands=st.sampled_from((1, 3)),
     specular=st.booleans(),
     packets=st.booleans(),
+    queued=st.booleans(),
 )
 @settings(max_examples=40)
 def test_kernel_equals_reference_with_schedulers_packets_and_specular_rays(
@@ -123,8 +125,9 @@ def test_kernel_equals_reference_with_schedulers_packets_and_specular_rays(
     bands: int,
     specular: bool,
     packets: bool,
+    queued: bool,
 ) -> None:
-    """Half of the users have a full buffer or, with packets, no constant rate."""
+    """Half of the users have a full buffer or, with packets, no constant rate; some wait for more."""
     world = random_world(seed, 2, users, 3)
     rng = torch.Generator().manual_seed(seed)
     streams = [stream(seed, w) for w in range(2)]
@@ -138,6 +141,9 @@ def test_kernel_equals_reference_with_schedulers_packets_and_specular_rays(
         world = rician(world, 4 * torch.rand(world.gain_db.shape, generator=rng), streams)
     config = RadioConfig(scheduler=scheduler, link_adaptation=adaptation, subbands=bands, fairness_s=0.1)
     state = start(world, torch.randint(3, (2, users), generator=rng), config)
+    if queued:
+        bulk_bits = 1e5 * torch.randint(3, (2, users), generator=rng).double()
+        state = replace(state, bulk_bits=bulk_bits, reserved=0.2 * torch.rand(2, 3, generator=rng))
     for _ in range(4):
         state = commanded(state, rng)
         for _ in range(3):

@@ -237,8 +237,10 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     # traffic and scheduling
     clock = state.clock_steps.double()
     arrived, queue = arrive(world, state.arrived, state.queue_bits, clock * dt)
-    pool = (1 - world.background_load).clamp(min=config.foreground_share) / config.bands
-    wanted = torch.where(connected, world.demand_bps + queue / dt, 0.0)
+    free = (1 - world.background_load).clamp(min=config.foreground_share) - state.reserved
+    pool = free / config.bands
+    own = world.demand_bps + queue / dt
+    wanted = torch.where(connected, own + state.bulk_bits / dt, 0.0)
     sent, used = torch.zeros_like(wanted), torch.zeros_like(state.load)
     granted, lost = torch.zeros_like(wanted), torch.zeros_like(wanted)
     for rate, expected, error in zip(*(offer.unbind(-1) for offer in offered), strict=True):
@@ -252,10 +254,12 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     olla_db = state.olla_db
     if config.adapts:
         olla_db = torch.where(granted > LEAST_SHARE, olla_step(olla_db, lost / granted), olla_db).float()
-    load = (world.background_load + used).clamp(max=1)
+    load = (world.background_load + state.reserved + used).clamp(max=1)
     average = state.average_bps
     if config.scheduler == "proportional_fair":
         average = average + (sent - average) * config.fairness
+    bulk = torch.minimum((sent - own).clamp(min=0) * dt, state.bulk_bits)
+    sent = sent - bulk / dt
     packets, queue, delay = depart(world, arrived, state.packets, queue, sent * dt, (clock + 1) * dt)
 
     def count(total: Tensor, event: Tensor) -> Tensor:
@@ -286,6 +290,8 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         average_bps=torch.where(fresh, 0.0, average.float()),
         queue_bits=queue,
         arrived=arrived,
+        bulk_bits=state.bulk_bits - bulk,
+        reserved=state.reserved,
         clock_steps=state.clock_steps + 1,
         ring=((state.ring + 1) % size).int(),
         measured_steps=state.measured_steps + 1,

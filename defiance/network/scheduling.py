@@ -169,6 +169,17 @@ def _earlier(a, b, priority):  # type: ignore[no-untyped-def]
     return priority[a] > priority[b] or (priority[a] == priority[b] and a < b)
 
 
+@njit(inline="always")
+def _wants(w, u, world, state):  # type: ignore[no-untyped-def]
+    return world.demand_bps[w, u] + state.queue_bits[w, u] + state.bulk_bits[w, u] > 0
+
+
+@njit(inline="always")
+def _own_bps(w, u, world, state, radio):  # type: ignore[no-untyped-def]
+    """What a user's own traffic wants."""
+    return world.demand_bps[w, u] + state.queue_bits[w, u] / radio.step_s
+
+
 @njit(**LOOP, fastmath={"contract"})
 def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyped-def]
     """Shares the PRBs that background traffic leaves in one world; ends its step in place.
@@ -191,25 +202,26 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
     wanted_bps, sent_bps, mean_bps, rate_bps, need, priority, share, granted, lost = notes
     first[:] = 0
     for u in range(users):
-        if efficiency[w, u, 0] > NO_CONNECTION and world.demand_bps[w, u] + state.queue_bits[w, u] > 0:
+        if efficiency[w, u, 0] > NO_CONNECTION and _wants(w, u, world, state):
             first[state.serving[w, u] + 1] += 1
     for c in range(cells):
         first[c + 1] += first[c]
         following[c] = first[c]
     for u in range(users):
         place[u] = -1
-        if efficiency[w, u, 0] > NO_CONNECTION and world.demand_bps[w, u] + state.queue_bits[w, u] > 0:
+        if efficiency[w, u, 0] > NO_CONNECTION and _wants(w, u, world, state):
             k = following[state.serving[w, u]]
             following[state.serving[w, u]] += 1
             place[u], user[k] = k, u
             sent_bps[k], granted[k], lost[k] = 0, 0, 0
-            wanted_bps[k] = world.demand_bps[w, u] + state.queue_bits[w, u] / radio.step_s
+            wanted_bps[k] = _own_bps(w, u, world, state, radio) + state.bulk_bits[w, u] / radio.step_s
             mean_bps[k] = max(state.average_bps[w, u], LEAST_MEAN_BPS)
             for band in range(bands):
                 rate_bps[band, k] = radio.bandwidth_hz * efficiency[w, u, band]
     for c in range(cells):
         background = world.background_load[w, c]
-        pool = max(np.float32(1) - background, np.float32(radio.foreground_share)) / bands
+        reserved = state.reserved[w, c]
+        pool = (max(np.float32(1) - background, np.float32(radio.foreground_share)) - reserved) / bands
         of = slice(first[c], first[c + 1])
         used = np.float32(0)
         for band in range(bands):
@@ -229,7 +241,7 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
                 if adapts:
                     granted[k] += share[k]
                     lost[k] += share[k] * error[w, user[k], band]
-        state.load[w, c] = min(np.float32(1), background + used)
+        state.load[w, c] = min(np.float32(1), background + reserved + used)
         state.load_steps[w, c] += state.load[w, c]
     end_s = (state.clock_steps[w] + 1) * radio.step_s
     for u in range(users):
@@ -237,11 +249,17 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
         sent = sent_bps[k] if k >= 0 else 0.0
         if adapts and k >= 0 and granted[k] > LEAST_SHARE:
             state.olla_db[w, u] = olla_loop(state.olla_db[w, u], lost[k] / granted[k])
-        state.bits[w, u] += sent * radio.step_s
+        bulk = 0.0
+        if state.bulk_bits[w, u] > 0 and sent > 0:
+            bulk = min(
+                max(sent - _own_bps(w, u, world, state, radio), 0.0) * radio.step_s, state.bulk_bits[w, u]
+            )
+            state.bulk_bits[w, u] -= bulk
+        state.bits[w, u] += sent * radio.step_s - bulk
         if radio.scheduler == PROPORTIONAL_FAIR:
             state.average_bps[w, u] += (sent - state.average_bps[w, u]) * radio.fairness
         if world.arrival_s.shape[2]:
-            depart_loop(w, u, world, state, sent * radio.step_s, end_s)
+            depart_loop(w, u, world, state, sent * radio.step_s - bulk, end_s)
     state.ring[w] = state.ring[w] + 1 if state.ring[w] + 1 < state.signal_mw.shape[2] else 0
     state.measured_steps[w] += 1
     state.clock_steps[w] += 1

@@ -44,13 +44,15 @@ class State:
         average_bps: past mean rate in this cell, `[W, U]`; kept by proportional fairness alone.
         queue_bits: bits of packets that wait, `[W, U]` float64.
         arrived: packets that have arrived, `[W, U]` int32.
+        bulk_bits: bits of other payloads that wait behind the user's own traffic, `[W, U]` float64.
+        reserved: share of PRBs that signalling takes in the next step, ahead of all else, `[W, C]`.
         clock_steps: steps since the start, `[W]` int32.
         ring: where the next entry of the ring goes, `[W]` int32.
         measured_steps: steps since the last measurement, `[W]` int32.
         outage_steps, interrupted_steps, handovers, ping_pongs, link_failures, handover_failures: counts,
             `[W, U]` int32.
         searches_failed: times that a re-establishment found no cell and began anew, `[W, U]` int32.
-        bits: delivered, `[W, U]` float64.
+        bits: delivered of the user's own traffic, `[W, U]` float64.
         packets: packets that have departed, `[W, U]` int32.
         delay_s: sum of their delays, from arrival until all is sent, `[W, U]` float64.
         load_steps: sum of the load over steps, `[W, C]` float64.
@@ -80,6 +82,8 @@ class State:
     average_bps: Tensor
     queue_bits: Tensor
     arrived: Tensor
+    bulk_bits: Tensor
+    reserved: Tensor
     clock_steps: Tensor
     ring: Tensor
     measured_steps: Tensor
@@ -138,6 +142,8 @@ def initial(world: World, config: RadioConfig, serving: Tensor) -> State:
         average_bps=torch.zeros(worlds, users, device=device),
         queue_bits=torch.zeros(worlds, users, dtype=torch.float64, device=device),
         arrived=counts(),
+        bulk_bits=torch.zeros(worlds, users, dtype=torch.float64, device=device),
+        reserved=torch.zeros(worlds, cells, device=device),
         clock_steps=torch.zeros(worlds, dtype=torch.int32, device=device),
         ring=torch.zeros(worlds, dtype=torch.int32, device=device),
         measured_steps=torch.zeros(worlds, dtype=torch.int32, device=device),
