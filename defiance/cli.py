@@ -12,7 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Timer
@@ -364,7 +364,8 @@ def _fingerprint(study: str, chosen: Any) -> str:
     code = [path for path in sorted(PACKAGE.rglob("*.py")) if not {path, *path.parents}.intersection(shown)]
     shipped = sorted([*PACKAGE.glob("scene/data/*"), *PACKAGE.glob("studies/*/weights/*")])
     for path in (*code, *shipped, *filter(Path.is_file, named)):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        with suppress(OSError), path.open("rb") as file:  # who reads it says what is wrong
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -23,6 +23,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from defiance.errors import DefianceError
+from defiance.parts import read_at_most
+
+LARGEST_BYTES = 2**20
+"""Of a TOML file."""
 
 C = TypeVar("C")
 TomlTree = dict[str, Any]
@@ -153,10 +157,9 @@ def _nested(kind: Any) -> bool:
 
 
 def _read_toml(path: Path) -> TomlTree:
+    content = read_at_most(path, LARGEST_BYTES)
     try:
-        return tomllib.loads(path.read_bytes().decode())
-    except OSError as error:
-        raise DefianceError(f"{path}: cannot be read: {error.strerror}") from error
+        return tomllib.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DefianceError(f"{path}: not a TOML file: {' '.join(str(error).split())}") from error
 

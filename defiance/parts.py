@@ -97,18 +97,20 @@ class Parts:
 
 
 def read_at_most(path: Path, most_bytes: int) -> bytes:
-    """A file from outside, unless it is larger than that.
+    """A file from outside, unless it is larger than that; a pipe as far as that.
 
     Raises:
         DefianceError: it is, or it can't be read.
     """
     try:
-        size = path.stat().st_size
-        if size > most_bytes:
-            raise DefianceError(f"{path}: {size} bytes; files of more than {most_bytes} are not read")
-        return path.read_bytes()
-    except OSError as error:
-        raise DefianceError(f"{path}: cannot be read: {error.strerror}") from error
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(most_bytes + 1) if size <= most_bytes else b""
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise DefianceError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if max(size, len(content)) > most_bytes:
+        raise DefianceError(f"{path}: more than {most_bytes} bytes; larger files are not read")
+    return content
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

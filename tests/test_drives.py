@@ -92,7 +92,7 @@ def test_a_file_without_columns_rows_or_text_is_refused(tmp_path):
     with pytest.raises(DefianceError, match=r"drive\.csv, row 2, column Longitude"):
         read_drive(write(path, changed("Longitude", "west")))
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DefianceError, match=r"drive\.csv: can't be read"):
+    with pytest.raises(DefianceError, match=r"drive\.csv, row 1: not text in UTF-8"):
         read_drive(path)
     with pytest.raises(DefianceError, match=r"holds no \.csv file"):
         read_drives(tmp_path / "empty")

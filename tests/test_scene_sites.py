@@ -55,7 +55,7 @@ def test_power_carrier_and_cell_may_be_told(plan):
         ("name,x_m,y_m,height_m,azimuth_deg\n", "row 1: no column tilt_deg"),
         (HEADER, "holds no sector"),
         (HEADER + "a,1,2,3,4,5\nb,1,2,high,4,5\n", "row 3, column height_m: 'high' is not a number"),
-        (HEADER + "a,1,2,3,4\n", "row 2, column tilt_deg: '' is not a number"),
+        (HEADER + "a,1,2,3,4,\n", "row 2, column tilt_deg: '' is not a number"),
         (HEADER + "a,nan,2,3,4,5\n", "row 2, column x_m: nan is not within"),
         (HEADER + "a,1,2,3,4,95\n", "row 2, column tilt_deg: 95 is not within -90 ... 90"),
         (HEADER + ",1,2,3,4,5\n", "row 2, column name: is empty"),
@@ -80,10 +80,10 @@ def test_a_faulty_plan_is_one_line_naming_file_row_and_column(plan, text, messag
 
 
 def test_an_absent_or_binary_plan_is_refused(plan):
-    with pytest.raises(DefianceError, match=r"sites\.csv: can't be read"):
+    with pytest.raises(DefianceError, match=r"sites\.csv: cannot be read"):
         read_sites(plan)
     plan.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DefianceError, match=r"sites\.csv: can't be read"):
+    with pytest.raises(DefianceError, match=r"sites\.csv, row 1: not text in UTF-8"):
         read_sites(plan)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from worth_toy import AWAY, HOME, SEEDS, made_up_city, toy, toy_cities
+from worth_toy import AWAY, HOME, SEEDS, made_up_city
 
 from defiance.control.handover import HISTORY
 from defiance.errors import DefianceError
@@ -33,16 +33,6 @@ REGIMES = ("local", "federated", "central")
 
 
 # --- a run at toy size ---
-
-
-@pytest.fixture(scope="module")
-def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_cities(tmp_path_factory.mktemp("cities"))
-
-
-@pytest.fixture(scope="module")
-def config(city: Path) -> Config:
-    return toy(city)
 
 
 @pytest.fixture(scope="module")

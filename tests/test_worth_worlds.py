@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from worth_toy import HOME, SEEDS, made_up_city, toy, toy_cities
+from worth_toy import HOME, SEEDS, made_up_city
 
 from defiance.network.simulate import simulate
 from defiance.scene import save
@@ -22,16 +22,6 @@ from defiance.studies.worth.settings import (
     home_scenarios,
 )
 from defiance.studies.worth.sheet.curves import _city_curves
-
-
-@pytest.fixture(scope="module")
-def city(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return toy_cities(tmp_path_factory.mktemp("cities"))
-
-
-@pytest.fixture(scope="module")
-def config(city: Path) -> Config:
-    return toy(city)
 
 
 def test_worlds_of_a_seed_are_the_same_and_of_another_purpose_others(config: Config) -> None:

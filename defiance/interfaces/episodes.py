@@ -5,7 +5,7 @@ The same program as `defiance.network.simulate`, but the decisions come from who
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -94,6 +94,7 @@ class Episodes:
         cell_site: base station of every cell, `[C]`.
         periods: decisions of an episode.
         finished: whether the episode is over.
+        episode: since the worlds were seeded.
         observation: the last one.
     """
 
@@ -111,19 +112,22 @@ class Episodes:
         self.period_s = PERIOD_STEPS[task.placement] * task.radio.step_s
         self.periods = max(1, round(task.duration_s / self.period_s))
         self.finished = True
+        self.episode = -1
 
-    def begin(self, seeds: Sequence[int], episode: int) -> Observation:
+    def begin(self, seed: int, *, anew: bool) -> Observation:
         """Draw new worlds, and what is seen after their first period.
 
         Args:
-            seeds: one per world; a world depends on its own seed and the episode alone.
-            episode: since the environment was seeded.
+            seed: of the first world, the others' follow; a world depends on its own and the episode alone.
+            anew: whether it is the first episode of that seed again, or the next one.
 
         Raises:
             DefianceError: routes end before the episode does, or a procedure doesn't fit into a period.
         """
         task = self.task
-        world = self.draw(task, [stream(seed, "episode", episode) for seed in seeds])
+        self.episode = 0 if anew else self.episode + 1
+        seeds = range(seed, seed + self.worlds)
+        world = self.draw(task, [stream(each, "episode", self.episode) for each in seeds])
         self.loop = Loop(
             world,
             task.radio,

@@ -88,15 +88,13 @@ class HandoverVectorEnv(VectorEnv[Arrays, NDArray[np.int64], NDArray[Any]]):
         self.single_action_space = action_space(self.episodes)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.episode = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
         """New worlds; with a seed the same ones again, without one those of the next episode."""
         super().reset(seed=seed)
-        self.episode = 0 if seed is not None else self.episode + 1
-        return self._begin(), {}
+        return self._begin(anew=seed is not None), {}
 
     def step(
         self, actions: NDArray[np.int64]
@@ -119,14 +117,12 @@ class HandoverVectorEnv(VectorEnv[Arrays, NDArray[np.int64], NDArray[Any]]):
                 "final_info": {**outcome, **{f"_{key}": truncated.copy() for key in outcome}},
                 "_final_info": truncated.copy(),
             }
-            self.episode += 1
-            seen = self._begin()
+            seen = self._begin(anew=False)
         return seen, reward.mean(-1).numpy(), np.zeros_like(truncated), truncated, infos
 
-    def _begin(self) -> Arrays:
+    def _begin(self, *, anew: bool) -> Arrays:
         assert self.np_random_seed is not None
-        seeds = [self.np_random_seed + i for i in range(self.num_envs)]
-        return arrays(self.episodes.begin(seeds, self.episode))
+        return arrays(self.episodes.begin(self.np_random_seed, anew=anew))
 
 
 class HandoverEnv(gymnasium.Env[Arrays, NDArray[np.int64]]):
@@ -138,15 +134,13 @@ class HandoverEnv(gymnasium.Env[Arrays, NDArray[np.int64]]):
         self.episodes = Episodes(Task(**task), 1, draw)
         self.observation_space = observation_space(self.episodes)
         self.action_space = action_space(self.episodes)
-        self.episode = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
         """A new world; with a seed the same one again, without one that of the next episode."""
         super().reset(seed=seed)
-        self.episode = 0 if seed is not None else self.episode + 1
-        return _first(self.episodes.begin([self.np_random_seed], self.episode)), {}
+        return _first(self.episodes.begin(self.np_random_seed, anew=seed is not None)), {}
 
     def step(self, action: NDArray[np.int64]) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
         """One decision period.

@@ -55,7 +55,7 @@ class ParallelHandover(ParallelEnv[str, Arrays, NDArray[np.int64]]):  # type: ig
             for agent in self.sites
         }
         self.action_spaces = {agent: action_space(self.episodes) for agent in self.sites}
-        self.episode, self.seed = 0, -1
+        self.seed = -1
 
     def observation_space(self, agent: str) -> spaces.Dict:
         """The space of an agent's observations."""
@@ -69,15 +69,11 @@ class ParallelHandover(ParallelEnv[str, Arrays, NDArray[np.int64]]):  # type: ig
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Arrays], dict[str, dict[str, Any]]]:
         """A new world; with a seed the same one again, without one that of the next episode."""
-        if seed is not None or self.seed < 0:
+        anew = seed is not None or self.seed < 0
+        if anew:
             self.seed = seeding.np_random(seed)[1]
-            self.episode = 0
-        else:
-            self.episode += 1
         self.agents = list(self.possible_agents)
-        return self._seen(self.episodes.begin([self.seed], self.episode)), {
-            agent: {} for agent in self.agents
-        }
+        return self._seen(self.episodes.begin(self.seed, anew=anew)), {agent: {} for agent in self.agents}
 
     def step(
         self, actions: dict[str, NDArray[np.int64]]

@@ -112,7 +112,7 @@ def _check_on(plan: Sequence[Sector], terrain: Scene) -> None:
         east, north = sector.x_m - terrain.origin_m[0], sector.y_m - terrain.origin_m[1]
         if not (0 <= east <= east_m and 0 <= north <= north_m):
             raise DefianceError(
-                f"site {sector.site} at ({sector.x_m:g}, {sector.y_m:g}) lies off the terrain {terrain.name},"
+                f"{sector} lies off the terrain {terrain.name},"
                 f" which reaches from ({terrain.origin_m[0]:g}, {terrain.origin_m[1]:g}) to"
                 f" ({terrain.origin_m[0] + east_m:g}, {terrain.origin_m[1] + north_m:g})"
             )

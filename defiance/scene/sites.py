@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,7 @@ class Sector:
 
     `height_m` is above the ground below the site; azimuth is clockwise from north, tilt below the horizon.
     What follows them is None where the plan doesn't say: transmit power, carrier, and the cell's identity in
-    the network, by which measured drives name it.
+    the network, by which measured drives name it. `row` says where the plan has it: `sites.csv, row 3`.
     """
 
     site: str
@@ -49,6 +49,11 @@ class Sector:
     power_dbm: float | None = None
     carrier_mhz: float | None = None
     cell: int | None = None
+    row: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        place = f"site {self.site} at ({self.x_m:g}, {self.y_m:g})"
+        return f"{self.row}, columns x_m and y_m: {place}" if self.row else place
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ def read_sites(path: Path) -> tuple[Sector, ...]:
     """Read a site plan: CSV, one row per sector, columns name, x_m, y_m, height_m, azimuth_deg, tilt_deg.
 
     Columns power_dbm, carrier_mhz and cell may follow, and then every row fills them. Rows of one name are
-    the sectors of one site and share its place and height; all rows share the carrier.
+    the sectors of one site and share its place and height, not their direction; all rows share the carrier.
 
     Raises:
         DefianceError: the file can't be read, a column is missing, a value is no number within its range, or
@@ -89,7 +94,9 @@ def read_sites(path: Path) -> tuple[Sector, ...]:
     header, lines = read_table(path, COLUMNS, "a site plan")
     sectors: list[Sector] = []
     for row, line in lines:
-        sectors.append(_sector(dict(zip(header, line, strict=False)), header, f"{path}, row {row}"))
+        if len(line) != len(header):
+            raise DefianceError(f"{path}, row {row}: {len(line)} fields, but the header has {len(header)}")
+        sectors.append(_sector(dict(zip(header, line, strict=True)), f"{path}, row {row}"))
         _check_agreement(sectors, f"{path}, row {row}")
     if not sectors:
         raise DefianceError(f"{path}: holds no sector; add one row per sector below {','.join(COLUMNS)}")
@@ -146,13 +153,13 @@ def strongest_dbm(plan: Sequence[Sector]) -> float | None:
     return max((sector.power_dbm for sector in plan if sector.power_dbm is not None), default=None)
 
 
-def _sector(row: dict[str, str], header: list[str], where: str) -> Sector:
+def _sector(row: dict[str, str], where: str) -> Sector:
     numbers: dict[str, float] = {}
     for column, (low, high) in LIMITS.items():
-        if column in OPTIONAL and column not in header:
+        if column in OPTIONAL and column not in row:
             continue
         try:
-            numbers[column] = number(row.get(column, ""), low, high)
+            numbers[column] = number(row[column], low, high)
         except ValueError as error:
             raise DefianceError(f"{where}, column {column}: {error}") from None
     if not row["name"]:
@@ -160,7 +167,7 @@ def _sector(row: dict[str, str], header: list[str], where: str) -> Sector:
     cell = numbers.pop("cell", None)
     if cell is not None and not cell.is_integer():
         raise DefianceError(f"{where}, column cell: {row['cell']} is not a whole number")
-    return Sector(row["name"], **numbers, cell=None if cell is None else int(cell))
+    return Sector(row["name"], **numbers, cell=None if cell is None else int(cell), row=where)
 
 
 def _check_agreement(sectors: list[Sector], where: str) -> None:
@@ -173,6 +180,12 @@ def _check_agreement(sectors: list[Sector], where: str) -> None:
                 f"{where}, column {column}: site {new.site} has {getattr(first, column):g} in an earlier row;"
                 " sectors of one site share its place"
             )
+    looks = [(sector.azimuth_deg % 360, sector.tilt_deg) for sector in sectors if sector.site == new.site]
+    if looks[-1] in looks[:-1]:
+        raise DefianceError(
+            f"{where}, column azimuth_deg: site {new.site} has {new.azimuth_deg:g} with this tilt in an"
+            " earlier row, too"
+        )
     if new.carrier_mhz != sectors[0].carrier_mhz:
         raise DefianceError(
             f"{where}, column carrier_mhz: {new.carrier_mhz:g}, but the first row has"

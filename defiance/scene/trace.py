@@ -238,12 +238,15 @@ def _antennas(plan: tuple[Sector, ...], terrain: Terrain) -> tuple[NDArray[np.fl
     for sector in plan:
         at = terrain.nearest(sector.x_m, sector.y_m)
         if at is None:
-            raise DefianceError(f"{sector.site} at ({sector.x_m:g}, {sector.y_m:g}) lies off the traced area")
+            x_m, y_m = terrain.x_m, terrain.y_m
+            raise DefianceError(
+                f"{sector} lies off the traced area, which reaches from ({x_m[0]:g}, {y_m[0]:g}) to"
+                f" ({x_m[-1]:g}, {y_m[-1]:g})"
+            )
         roof_m = float(terrain.top_m[at] - terrain.ground_m[at])
         if sector.height_m <= roof_m:
             raise DefianceError(
-                f"{sector.site} at ({sector.x_m:g}, {sector.y_m:g}) is {sector.height_m:g} m high, inside a"
-                f" building of {roof_m:.1f} m"
+                f"{sector} is {sector.height_m:g} m high, inside a building of {roof_m:.1f} m; see height_m"
             )
         places[sector.site] = (sector.x_m, sector.y_m, float(terrain.ground_m[at]) + sector.height_m)
     order = list(places)

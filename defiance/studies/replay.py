@@ -82,7 +82,7 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         raise DefianceError("replay needs measured drives; give --set traces=FOLDER")
     deciders = _deciders(config, seeds)
     drives = read_drives(Path(config.traces))
-    place = Path(config.traces).resolve().name
+    place = Path(config.traces).absolute().name
     follow_s = max(config.window_s, config.ahead_s)
     rows: list[Row] = []
     curves: list[Curve] = []
