@@ -106,7 +106,7 @@ def engine(name: str, seed: int) -> dict[str, Tensor]:
         drop, config, [key.child("world")], users=USERS_PER_DROP, duration_s=1.0, load=1.0, demand_bps=0.0
     )
     still = torch.zeros(
-        1, USERS_PER_DROP, 1, drop.gain_db.shape[-1], dtype=torch.int16
+        1, USERS_PER_DROP, drop.gain_db.shape[-1], 1, dtype=torch.int16
     )  # one scatterer: |h| = 1
     world = replace(
         world, fading_direction=still, fading_phase=still, speed_mps=torch.zeros_like(world.speed_mps)

@@ -157,8 +157,8 @@ def simulated(
         .repeat_interleave(draws)[:, None]
         .expand_as(drawn.speed_mps)
         .contiguous(),
-        fading_direction=torch.zeros_like(drawn.fading_direction[:, :, :1]),  # one scatterer: |h| = 1
-        fading_phase=torch.zeros_like(drawn.fading_phase[:, :, :1]),
+        fading_direction=torch.zeros_like(drawn.fading_direction[..., :1]),  # one scatterer: |h| = 1
+        fading_phase=torch.zeros_like(drawn.fading_phase[..., :1]),
         background_load=torch.full_like(drawn.background_load, load),
     )
     place = [speeds.index(row.speed_mps) * draws + draw for row in rows for draw in range(draws)]

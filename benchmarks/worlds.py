@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from defiance.network.reference import fades, map_gain_db
 from defiance.network.settings import RadioConfig
 from defiance.network.world import World, directions, draw_drop_worlds, phases
 from defiance.radio.tr38901 import SCENARIOS
@@ -40,15 +41,20 @@ def urban(worlds: int, users: int, duration_s: float) -> World:
     )
 
 
-def link_bytes(world: World) -> int:
-    """Bytes that belong to a link and that a step must touch.
+def link_bytes(world: World) -> float:
+    """Bytes that belong to a link and that a step must touch, a mean over links.
 
-    Its rays' directions and phases, the four map points around its user, and the sum of its received power,
-    read and written.
+    Its rays' directions and phases, if it fades; the four map points around its user, and the sum of its
+    received power, read and written.
     """
-    rays = world.fading_direction.shape[2]
+    config = RadioConfig()
+    some = slice(0, 1000)
+    gain_db = map_gain_db(world, world.route_m[:, some, 0], world.floor[:, some])
+    mean_mw = 10 ** ((gain_db - world.loss_db[:, some, None] + config.tx_power_dbm) / 10)
+    fading = fades(mean_mw, config).float().mean().item()
+    rays = world.fading_direction.shape[3]
     per_ray = world.fading_direction.element_size() + world.fading_phase.element_size()
-    return rays * per_ray + 4 * world.gain_db.element_size() + 2 * 4
+    return fading * rays * per_ray + 4 * world.gain_db.element_size() + 2 * 4
 
 
 def one_site(worlds: int, users: int, sectors: int, duration_s: float) -> World:
@@ -75,8 +81,8 @@ def one_site(worlds: int, users: int, sectors: int, duration_s: float) -> World:
         speed_mps=torch.full((worlds, users), SPEED_KMH / 3.6),
         stop_spacing_m=torch.full((worlds, users), math.inf),
         stop_s=torch.zeros(worlds, users),
-        fading_direction=directions(uniform("arrival", worlds, users, scatterers, sectors)),
-        fading_phase=phases(uniform("phase", worlds, users, scatterers, sectors)),
+        fading_direction=directions(uniform("arrival", worlds, users, sectors, scatterers)),
+        fading_phase=phases(uniform("phase", worlds, users, sectors, scatterers)),
         demand_bps=torch.full((worlds, users), DEMAND_BPS),
         background_load=torch.full((worlds, sectors), LOAD),
         key=torch.arange(worlds),

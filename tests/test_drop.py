@@ -320,7 +320,7 @@ def test_a_place_is_the_same_for_whoever_returns() -> None:
 def test_sinr_of_the_step_is_sionnas_geometry() -> None:
     """All cells fully loaded, no fading: Sionna's calibration metric of the same coupling gains."""
     world, users = dropped("umi", 50), 50
-    still = torch.zeros(1, users, 1, 57, dtype=torch.int16)
+    still = torch.zeros(1, users, 57, 1, dtype=torch.int16)
     world = replace(world, fading_direction=still, fading_phase=still)
     config = RadioConfig(noise_figure_db=9.0)
     gain_db = reference.path_gain_db(world, world.route_m[:, :, 0])

@@ -16,7 +16,7 @@ from worlds import RADIO, corridor, gain_for_snr, random_world, start
 
 from defiance.network import kernel, reference
 from defiance.network.measurements import measure
-from defiance.network.settings import RadioConfig
+from defiance.network.settings import FADING_SHARE, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State, sinr_db
 from defiance.network.world import World, draw_worlds, drop_rice_factor, rician
 from defiance.radio.tr38901 import UMI
@@ -92,6 +92,42 @@ def test_fades_are_as_frequent_as_rice_says() -> None:
         above = power > rho**2
         rate = (~above[:-1] & above[1:]).double().sum() / 15 / 100
         assert rate.item() == pytest.approx(math.sqrt(2 * math.pi) * rho * math.exp(-(rho**2)), rel=0.12)
+
+
+def test_links_that_keep_their_mean_cannot_be_told() -> None:
+    """What the disturbance lacks has no mean, and a variance of FADING_SHARE of its square at most.
+
+    A serving cell, an interferer at 0 dB over noise, and 800 cells just below the threshold, whose sum is
+    2.4 times the noise: the worst case, 10,000 draws.
+    """
+    noise_mw, rng = 10 ** (RADIO.noise_dbm / 10), torch.Generator().manual_seed(1)
+    others_mw = torch.full((800,), 0.999 * FADING_SHARE * noise_mw)
+    mean_mw = torch.cat([torch.tensor([100 * noise_mw, noise_mw]), others_mw])
+    fading = reference.fades(mean_mw, RADIO)
+    assert fading.nonzero().flatten().tolist() == [0, 1]
+    power = torch.empty(10_000, 802).exponential_(generator=rng)
+    every = (mean_mw * power)[:, 1:].sum(-1) + noise_mw
+    kept = (mean_mw * torch.where(fading, power, 1.0))[:, 1:].sum(-1) + noise_mw
+    lacking = (every - kept) / (mean_mw[1:].sum() + noise_mw)
+    assert lacking.mean().abs() < 5 * lacking.std() / 100
+    assert lacking.var() < FADING_SHARE
+    weakest_measured_mw = 10 ** (RADIO.rsrp_floor_dbm / 10) * RADIO.resource_elements
+    loud = torch.tensor([1e6 * weakest_measured_mw, weakest_measured_mw])
+    assert bool(reference.fades(loud, RADIO).all()), "who is measured fades, whatever drowns it"
+    assert bool(reference.fades(torch.zeros(1), RADIO).all()), "the strongest always fades"
+
+
+@both
+def test_a_link_that_keeps_its_mean_is_received_with_it(step: Step) -> None:
+    world = random_world(5, 1, 30, 4)
+    world = replace(world, gain_db=world.gain_db - 15)
+    state = step(world, start(world), RADIO)
+    position_m = reference.position_m(world, state.travelled_m)
+    mean_mw = 10 ** ((reference.path_gain_db(world, position_m) + RADIO.tx_power_dbm) / 10)
+    fading = reference.fades(mean_mw, RADIO)
+    assert 10 < (~fading).sum() < 110
+    error = (state.rsrp_sum_mw / mean_mw - 1).abs()
+    assert bool((error[~fading] < 1e-5).all()) and bool((error[fading] > 1e-4).all())
 
 
 @pytest.mark.parametrize("k_db", [-math.inf, 0.0, 9.0])

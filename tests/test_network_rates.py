@@ -32,8 +32,8 @@ def fading_cell(snr_db: float, users: int, speed_mps: float) -> World:
     """The same with Rayleigh fading, independent for every user."""
     world = cell_with(snr_db, users=users, speed_mps=speed_mps)
     rng = torch.Generator().manual_seed(1)
-    angle = (torch.arange(8)[:, None] + torch.rand(1, users, 1, 1, generator=rng)) / 8
-    phase = torch.rand(1, users, 8, 1, generator=rng)
+    angle = (torch.arange(8) + torch.rand(1, users, 1, 1, generator=rng)) / 8
+    phase = torch.rand(1, users, 1, 8, generator=rng)
     return replace(world, fading_direction=directions(angle), fading_phase=phases(phase))
 
 

@@ -100,10 +100,10 @@ def unequal(snr_db: list[float], scatterers: int = 1, seed: int = 0) -> World:
     users = len(snr_db)
     world = full_buffer(corridor([[gain_for_snr(0.0)]] * 2, users=users))
     rng = torch.Generator().manual_seed(seed)
-    shape = (1, users, scatterers, 1)
+    shape = (1, users, 1, scatterers)
     if scatterers > 1:
         offset = torch.rand(1, users, 1, 1, generator=rng)
-        angle = (torch.arange(scatterers)[:, None] + offset) / scatterers
+        angle = (torch.arange(scatterers) + offset) / scatterers
         phase = phases(torch.rand(shape, generator=rng))
         world = replace(world, fading_direction=directions(angle), fading_phase=phase)
     # the SNR is the user's own through its position on a map that is linear in dB
@@ -264,7 +264,7 @@ def test_a_demand_waits_for_a_sub_band_that_is_heard(step) -> None:
     for seed in range(4):
         world = replace(unequal([0.0], scatterers=16, seed=seed), demand_bps=torch.tensor([[1e4]]))
         ray = reference.rays(world, torch.zeros(1, 1, dtype=torch.float64))
-        power = (ray[0, 0, :, 0] @ turns).abs().square()
+        power = (ray[0, 0, 0] @ turns).abs().square()
         selective = replace(config, least_sinr_db=10 * math.log10(power.topk(2).values.mean()))
         state = step(world, start(world), selective, 1)
         assert state.bits.item() == pytest.approx(1e4 * 0.02)

@@ -54,8 +54,8 @@ def corridor(
         speed_mps=torch.full((1, users), float(speed_mps)),
         stop_spacing_m=torch.full((1, users), math.inf),
         stop_s=torch.zeros(1, users),
-        fading_direction=torch.zeros(1, users, 1, cells, dtype=torch.int16),  # one scatterer: |h| = 1
-        fading_phase=torch.zeros(1, users, 1, cells, dtype=torch.int16),
+        fading_direction=torch.zeros(1, users, cells, 1, dtype=torch.int16),  # one scatterer: |h| = 1
+        fading_phase=torch.zeros(1, users, cells, 1, dtype=torch.int16),
         demand_bps=torch.full((1, users), float(demand_bps)),
         background_load=torch.full((1, cells), background),
         key=torch.tensor([7]),
@@ -86,8 +86,8 @@ def random_world(seed: int, worlds: int, users: int, cells: int, scatterers: int
         speed_mps=uniform(0, 40, worlds, users),
         stop_spacing_m=uniform(2, 20, worlds, users),
         stop_s=uniform(0, 0.1, worlds, users),
-        fading_direction=directions(uniform(0, 1, worlds, users, scatterers, cells)),
-        fading_phase=phases(uniform(0, 1, worlds, users, scatterers, cells)),
+        fading_direction=directions(uniform(0, 1, worlds, users, cells, scatterers)),
+        fading_phase=phases(uniform(0, 1, worlds, users, cells, scatterers)),
         demand_bps=10 ** uniform(4, 8, worlds, users),
         background_load=uniform(0, 1, worlds, cells),
         key=torch.randint(2**62, (worlds,), generator=rng),

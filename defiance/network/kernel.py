@@ -24,9 +24,9 @@ from numba import njit
 from torch import Tensor
 
 from defiance.network import rates
-from defiance.network.intrinsics import cos_sin, prefetch, ray_phase
+from defiance.network.intrinsics import VECTOR, bits_of, float_of, prefetch, ray, sum_rays
 from defiance.network.scheduling import LOOP, band_phasors, desk, schedule_world
-from defiance.network.settings import SCHEDULERS, SPEED_OF_LIGHT_MPS, RadioConfig
+from defiance.network.settings import FADING_SHARE, SCHEDULERS, SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
 from defiance.network.traffic import arrive_loop
 from defiance.network.world import TRAVELLED_PER_TURN, World
@@ -47,6 +47,8 @@ _Radio = namedtuple(
         "environment_mps",
         "tx_mw",
         "noise_mw",
+        "fading_share",
+        "unheard_mw",
         "qout",
         "qin",
         "qin_steps",
@@ -66,6 +68,7 @@ _Radio = namedtuple(
         "foreground_share",
         "scheduler",
         "fairness",
+        "scatterers",
         "phasors",
     ],
 )
@@ -84,9 +87,10 @@ def step_in_place(world: World, state: State, config: RadioConfig, steps: int = 
 def stepping(world: World, config: RadioConfig) -> Callable[[State, int], State]:
     """`step_in_place` of this world, `(state, steps) -> state`, for a caller that steps it many times."""
     worlds, users, cells = world.shape
-    rays, bands = world.fading_direction.shape[2], config.bands
-    phasors = band_phasors(rays, bool(world.rice_factor.numel()), config).numpy()
-    flat, radio = _flat(world), _radio(config, world.carrier_hz, phasors)
+    rays, bands = world.fading_direction.shape[3], config.bands
+    specular = bool(world.rice_factor.numel())
+    phasors = band_phasors(rays, specular, config).numpy()
+    flat, radio = _flat(world), _radio(config, world.carrier_hz, rays - specular, phasors)
     bands_noted = bands, bands if config.reports else 0, bands if config.adapts else 0
     air = tuple(np.empty((worlds, users, count), np.float32) for count in bands_noted)
     threads = torch.get_num_threads()
@@ -119,11 +123,9 @@ def stepping(world: World, config: RadioConfig) -> Callable[[State, int], State]
 
 
 def _buffers(cells: int, rays: int) -> tuple[Any, ...]:
-    """What a thread keeps of one user: received power, its mean, its exponent twice, h and its rays."""
-    received, mean, real, imaginary = np.empty((4, cells), np.float32)
-    exponent = np.empty(cells, np.int32)
-    cosine, sine = np.empty((2, rays * cells), np.float32)
-    return received, mean, exponent, exponent.view(np.float32), real, imaginary, cosine, sine
+    """What a thread keeps of one user: received power, its mean, which cells fade, rays of one of them."""
+    received, mean = np.empty((2, cells), np.float32)
+    return received, mean, np.empty(cells + 1, np.uint32), *np.empty((2, rays), np.float32)
 
 
 def _parts(count: int, threads: int) -> tuple[list[int], list[int]]:
@@ -148,8 +150,8 @@ def _flat(world: World) -> Any:
     for name in ("gain_db", "rice_factor"):
         arrays[name] = arrays[name].reshape(-1)
     for name in ("fading_direction", "fading_phase"):
-        worlds, users, rays, cells = arrays[name].shape
-        arrays[name] = arrays[name].reshape(worlds, users, rays * cells)
+        worlds, users, cells, rays = arrays[name].shape
+        arrays[name] = arrays[name].reshape(worlds, users, cells * rays)
     arrays |= {"lattice_m": _to_lattice(world), "map_shape": tuple(world.gain_db.shape[1:3])}
     return _World(**arrays)
 
@@ -161,13 +163,15 @@ def _to_lattice(world: World) -> Any:
     return np.ascontiguousarray(np.linalg.inv(world.lattice_m.numpy()))
 
 
-def _radio(config: RadioConfig, carrier_hz: float, phasors: Any) -> Any:
+def _radio(config: RadioConfig, carrier_hz: float, scatterers: int, phasors: Any) -> Any:
     return _Radio(
         step_s=config.step_s,
         waves_per_m=carrier_hz / SPEED_OF_LIGHT_MPS,
         environment_mps=config.environment_mps,
         tx_mw=10 ** (config.tx_power_dbm / 10),
         noise_mw=10 ** (config.noise_dbm / 10),
+        fading_share=FADING_SHARE,
+        unheard_mw=config.unheard_mw,
         qout=10 ** (config.qout_db / 10),
         qin=10 ** (config.qin_db / 10),
         qin_steps=config.steps(config.qin_window_s),
@@ -187,6 +191,7 @@ def _radio(config: RadioConfig, carrier_hz: float, phasors: Any) -> Any:
         foreground_share=config.foreground_share,
         scheduler=SCHEDULERS.index(config.scheduler),
         fairness=config.fairness,
+        scatterers=scatterers,
         phasors=phasors,
     )
 
@@ -249,26 +254,9 @@ def _move(w, u, world, state, radio):  # type: ignore[no-untyped-def]
 
 @njit(inline="always", fastmath=True)
 def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-untyped-def]
-    """Received power of every cell, its mean and the rays into the buffers; returns the loaded cells' sum."""
-    received, mean, exponent, power_of_two, real, imaginary, cosine, sine = buffers
-    rays, cells = radio.phasors.shape[1], len(received)
-    scatterers = rays - 1 if world.rice_factor.size else rays
-    waves = rays * cells
-    # Jakes: a sum of sinusoids per link, a function of the distance travelled alone
-    turns = np.int32(np.int64(state.fading_turns[w, u] * TRAVELLED_PER_TURN))
-    direction, phase = world.fading_direction[w, u], world.fading_phase[w, u]
-    for k in range(waves):
-        cosine[k], sine[k] = cos_sin(ray_phase(turns, direction[k], phase[k]))
-    mean[:] = 1
-    if scatterers < rays:
-        first = scatterers * cells
-        _specular(world.rice_factor, place, scatterers, cosine[first:], sine[first:], mean)
-    real[:] = 0
-    imaginary[:] = 0
-    for n in range(rays):
-        for c in range(cells):
-            real[c] += cosine[n * cells + c]
-            imaginary[c] += sine[n * cells + c]
+    """Received power of every cell and its mean into the buffers; returns the loaded cells' sum."""
+    received, mean, fading, _, _ = buffers
+    cells = len(received)
     # bilinear path gain in dB
     corners, weights = place
     log2_scale = np.float32(math.log2(10) / 10)
@@ -276,44 +264,86 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
     w10, w11 = log2_scale * weights[2], log2_scale * weights[3]
     g00, g01 = world.gain_db[corners[0] :], world.gain_db[corners[1] :]
     g10, g11 = world.gain_db[corners[2] :], world.gain_db[corners[3] :]
+    scale = np.float32(radio.tx_mw * 10.0 ** (world.loss_db[w, u] / -10))
+    mean_mw, strongest = np.float32(0), np.int32(0)  # bits of positive numbers are ordered as they are
     for c in range(cells):
         # 10^(dB/10) = 2^(whole + fraction): exponent bits and a polynomial, relative error < 3e-7
         z = w00 * g00[c] + w01 * g01[c] + w10 * g10[c] + w11 * g11[c]
         z = max(z, np.float32(-126))  # a cell that is off
         whole = np.floor(z)
         f = z - whole
-        exponent[c] = (np.int32(whole) + 127) << 23
-        received[c] = np.float32(0.99999994) + f * (
-            np.float32(0.69315308)
+        power = float_of(np.int32((np.int32(whole) + np.int32(127)) << np.int32(23))) * (
+            np.float32(0.99999994)
             + f
             * (
-                np.float32(0.24015361)
-                + f * (np.float32(0.05582631) + f * (np.float32(0.00898934) + f * np.float32(0.00187757)))
+                np.float32(0.69315308)
+                + f
+                * (
+                    np.float32(0.24015361)
+                    + f * (np.float32(0.05582631) + f * (np.float32(0.00898934) + f * np.float32(0.00187757)))
+                )
             )
         )
-    scale = np.float32(radio.tx_mw / scatterers * 10.0 ** (world.loss_db[w, u] / -10))
+        power *= scale
+        mean[c] = power
+        received[c] = power
+        mean_mw += power
+        strongest = max(strongest, bits_of(power))
+    # those whose fading somebody can tell
+    strongest_mw = float_of(strongest)
+    others_mw = mean_mw - strongest_mw + np.float32(radio.noise_mw)
+    least_mw = min(np.float32(radio.fading_share) * others_mw, np.float32(radio.unheard_mw), strongest_mw)
+    count = 0
+    for c in range(cells):
+        fading[count] = c
+        count += mean[c] >= least_mw
+    for k in range(count):
+        c = fading[k]
+        received[c] = _fading_mw(w, u, c, place, mean[c], state.fading_turns[w, u], radio, world)
     total = np.float32(0)
     for c in range(cells):
-        mean[c] *= received[c] * power_of_two[c] * scale
-        power = mean[c] * (real[c] * real[c] + imaginary[c] * imaginary[c])
-        received[c] = power
-        state.rsrp_sum_mw[w, u, c] += power
-        total += state.load[w, c] * power
+        state.rsrp_sum_mw[w, u, c] += received[c]
+        total += state.load[w, c] * received[c]
     return total
 
 
-@njit(**LOOP)
-def _specular(factor, place, scatterers, cosine, sine, mean):  # type: ignore[no-untyped-def]
-    """Scales the specular rays to the scatterers, and what all of them sum up to, to a mean power of 1."""
+@njit(inline="always", fastmath=True)
+def _fading_mw(w, u, cell, place, mean_mw, turns, radio, world):  # type: ignore[no-untyped-def]
+    """Received power of a link: Jakes' sum of sinusoids, a function of the distance travelled alone."""
+    travelled = np.int32(np.int64(turns * TRAVELLED_PER_TURN))
+    direction, phase = world.fading_direction[w, u], world.fading_phase[w, u]
+    rays, scatterers = radio.phasors.shape[1], radio.scatterers
+    k, end = cell * rays, cell * rays + scatterers
+    x, y = np.float32(0), np.float32(0)
+    while k + VECTOR <= end:
+        cosine, sine = sum_rays(travelled, direction, phase, k)
+        x += cosine
+        y += sine
+        k += VECTOR
+    while k < end:
+        cosine, sine = ray(travelled, direction[k], phase[k])
+        x += cosine
+        y += sine
+        k += 1
+    ray_mw, amplitude = _rice(cell, place, mean_mw, scatterers, world)
+    if scatterers < rays:
+        cosine, sine = ray(travelled, direction[k], phase[k])
+        x += amplitude * cosine
+        y += amplitude * sine
+    return ray_mw * (x * x + y * y)
+
+
+@njit(inline="always", fastmath=True)
+def _rice(c, place, mean_mw, scatterers, world):  # type: ignore[no-untyped-def]
+    """Mean power of a scatterer of a link, and the amplitude of a specular ray in units of a scatterer's."""
+    scattered_mw = mean_mw / np.float32(scatterers)
+    if not world.rice_factor.size:
+        return scattered_mw, np.float32(0)
     corners, weights = place
-    one = np.float32(1)
-    for c in range(len(mean)):
-        rice = weights[0] * factor[corners[0] + c] + weights[1] * factor[corners[1] + c]
-        rice += weights[2] * factor[corners[2] + c] + weights[3] * factor[corners[3] + c]
-        amplitude = np.sqrt(np.float32(scatterers) * rice)
-        cosine[c] *= amplitude
-        sine[c] *= amplitude
-        mean[c] = one / (one + rice)
+    factor = world.rice_factor
+    rice = weights[0] * factor[corners[0] + c] + weights[1] * factor[corners[1] + c]
+    rice += weights[2] * factor[corners[2] + c] + weights[3] * factor[corners[3] + c]
+    return scattered_mw / (np.float32(1) + rice), np.sqrt(np.float32(scatterers) * rice)
 
 
 @njit(inline="always", fastmath=True)
@@ -442,7 +472,7 @@ def _remember(w, u, signal, disturbance, state, radio):  # type: ignore[no-untyp
 @njit(**LOOP, fastmath=True)
 def _advance(w, first, end, world, state, radio, air, buffers):  # type: ignore[no-untyped-def]
     """One step of the users `first ... end - 1` of a world, up to the rate that the air offers each."""
-    received, mean, _, _, _, _, cosine, sine = buffers
+    received, mean, _, cosine, sine = buffers
     efficiency, late, error = air
     now_s = state.clock_steps[w] * radio.step_s
     if first < end:
@@ -463,14 +493,17 @@ def _advance(w, first, end, world, state, radio, air, buffers):  # type: ignore[
             cell, disturbance = state.serving[w, u], state.interference_mw[w, u, state.ring[w]]
             sinr, reported = efficiency[w, u], late[w, u]  # first the SINR, then what it is worth
             sinr[0] = received[cell] / disturbance
-            scale = mean[cell] / disturbance
+            turns = state.fading_turns[w, u]
+            late_turns = turns - (turns - last_turns) * radio.cqi_delay_steps
             if len(sinr) > 1:
-                rates.band_sinr(cell, scale, radio.phasors, cosine, sine, sinr)
-            if len(reported) > 0:
-                turns = state.fading_turns[w, u]
-                turns -= (turns - last_turns) * radio.cqi_delay_steps
-                rates.turn_rays(w, u, cell, turns, world, cosine, sine)
-                rates.band_sinr(cell, scale, radio.phasors, cosine, sine, reported)
+                ray_mw, amplitude = _rice(cell, place, mean[cell], radio.scatterers, world)
+                rates.link_rays(w, u, cell, turns, amplitude, world, cosine, sine)
+                rates.band_sinr(ray_mw / disturbance, radio.phasors, cosine, sine, sinr)
+                rates.link_rays(w, u, cell, late_turns, amplitude, world, cosine, sine)
+                rates.band_sinr(ray_mw / disturbance, radio.phasors, cosine, sine, reported)
+            elif len(reported) > 0:
+                late_mw = _fading_mw(w, u, cell, place, mean[cell], late_turns, radio, world)
+                reported[0] = late_mw / disturbance
             rates.transmit(sinr, reported, error[w, u], state.olla_db[w, u], radio.rate)
 
 

@@ -27,7 +27,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from defiance.network.intrinsics import cos_sin, ray_phase
+from defiance.network.intrinsics import ray
 from defiance.network.settings import DATA_SYMBOLS, SLOTS_PER_S, RadioConfig
 from defiance.network.state import State
 from defiance.network.world import TRAVELLED_PER_TURN
@@ -111,26 +111,28 @@ def loops(config: RadioConfig) -> Any:
 
 
 @njit(inline="always", fastmath=True)
-def turn_rays(w, u, cell, turns, world, cosine, sine):  # type: ignore[no-untyped-def]
-    """Turns the rays towards a cell, in place, to what they are at other turns."""
+def link_rays(w, u, cell, turns, specular, world, cosine, sine):  # type: ignore[no-untyped-def]
+    """Writes the rays of a link at these turns, `[N]`; a last, specular one has this amplitude, others 1."""
     travelled = np.int32(np.int64(turns * TRAVELLED_PER_TURN))
-    for k in range(cell, len(cosine), world.background_load.shape[1]):
-        amplitude = np.sqrt(cosine[k] * cosine[k] + sine[k] * sine[k])
-        x, y = cos_sin(ray_phase(travelled, world.fading_direction[w, u, k], world.fading_phase[w, u, k]))
-        cosine[k], sine[k] = amplitude * x, amplitude * y
+    direction, phase = world.fading_direction[w, u], world.fading_phase[w, u]
+    rays = len(cosine)
+    for n in range(rays):
+        k = cell * rays + n
+        cosine[n], sine[n] = ray(travelled, direction[k], phase[k])
+    if world.rice_factor.size:
+        cosine[rays - 1] *= specular
+        sine[rays - 1] *= specular
 
 
 @njit(inline="always", fastmath=True)
-def band_sinr(cell, scale, phasors, cosine, sine, sinr):  # type: ignore[no-untyped-def]
-    """SINR towards a cell in every sub-band, `[B]`, of rays with this mean SINR each; see `band_phasors`."""
-    rays = phasors.shape[1]
-    cells = len(cosine) // rays
+def band_sinr(scale, phasors, cosine, sine, sinr):  # type: ignore[no-untyped-def]
+    """SINR in every sub-band, `[B]`, of rays with this mean SINR each; see `band_phasors`."""
     for band in range(len(sinr)):
         x, y = np.float32(0), np.float32(0)
-        for n in range(rays):
-            turn, k = phasors[band, n], n * cells + cell
-            x += cosine[k] * turn.real - sine[k] * turn.imag
-            y += cosine[k] * turn.imag + sine[k] * turn.real
+        for n in range(len(cosine)):
+            turn = phasors[band, n]
+            x += cosine[n] * turn.real - sine[n] * turn.imag
+            y += cosine[n] * turn.imag + sine[n] * turn.real
         sinr[band] = scale * (x * x + y * y)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from defiance.network.rates import offered_rates
 from defiance.network.scheduling import LEAST_MEAN_BPS, LEAST_SHARE, band_phasors, shares
-from defiance.network.settings import SPEED_OF_LIGHT_MPS, RadioConfig
+from defiance.network.settings import FADING_SHARE, SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
 from defiance.network.traffic import arrive, depart
 from defiance.network.world import TRAVELLED_PER_TURN, World
@@ -89,7 +89,7 @@ def path_gain_db(world: World, position: Tensor) -> Tensor:
 
 
 def rays(world: World, fading_turns: Tensor, rice: Tensor | None = None) -> Tensor:
-    """Rays of every link, `[W, U, N, C]` complex64; their sum h has E|h|^2 = 1.
+    """Rays of every link, `[W, U, C, N]` complex64; their sum h has E|h|^2 = 1.
 
     Jakes' spectrum with one scatterer per sector of angles and a random offset per link, so that the
     ensemble's autocorrelation J0(2 pi d / lambda) is exact for any number of scatterers (Clarke 1968; Zheng
@@ -97,7 +97,7 @@ def rays(world: World, fading_turns: Tensor, rice: Tensor | None = None) -> Tens
     Beaulieu 2006). A function of the distance alone: no policy can change a draw.
 
     Args:
-        world: directions and phases, `[W, U, N, C]`.
+        world: directions and phases, `[W, U, C, N]`.
         fading_turns: wavelengths travelled, `[W, U]` float64.
         rice: K of every link, linear, `[W, U, C]`, if the last ray is specular.
     """
@@ -106,17 +106,35 @@ def rays(world: World, fading_turns: Tensor, rice: Tensor | None = None) -> Tens
     angle = (2 * math.pi / 2**32 * (phase & (2**32 - 1))).float()
     ray = torch.polar(torch.ones_like(angle), angle)
     if rice is None:
-        return ray / math.sqrt(ray.shape[-2])
-    scatterers = ray.shape[-2] - 1
-    power = torch.cat([torch.full_like(ray[:, :, 1:].real, 1 / scatterers), rice[:, :, None]], -2) / (
-        1 + rice[:, :, None]
-    )
+        return ray / math.sqrt(ray.shape[-1])
+    scatterers = ray.shape[-1] - 1
+    rice = rice[..., None]
+    power = torch.cat([torch.full_like(ray[..., 1:].real, 1 / scatterers), rice], -1) / (1 + rice)
     return ray * power.sqrt()
 
 
 def fading_power(world: World, fading_turns: Tensor, rice: Tensor | None = None) -> Tensor:
     """|h|^2 of every link, mean 1, `[W, U, C]`; see `rays`."""
-    return rays(world, fading_turns, rice).sum(-2).abs().square()
+    return rays(world, fading_turns, rice).sum(-1).abs().square()
+
+
+def fades(mean_mw: Tensor, config: RadioConfig) -> Tensor:
+    """Which links fade, `[W, U, C]`; the others are received with their mean power, because nobody can tell.
+
+    These are below `FADING_SHARE` of the noise and the mean of all cells but the strongest, and
+    `FADING_MARGIN_DB` below the weakest RSRP that is measured. With interfering powers m_c, disturbance
+    I = noise + sum m_c and var |h|^2 <= 1, what the disturbance lacks has a variance of sum m_c^2 <=
+    FADING_SHARE I^2 at most: 0.24 dB of standard deviation if all of it came from cells at the threshold, no
+    bias. Places alone decide, so no policy can change it; the strongest cell always fades.
+
+    Args:
+        mean_mw: mean received power, `[W, U, C]`.
+        config: noise and floor.
+    """
+    strongest_mw = mean_mw.amax(-1, keepdim=True)
+    others_mw = mean_mw.sum(-1, keepdim=True) - strongest_mw + 10 ** (config.noise_dbm / 10)
+    least_mw = torch.minimum((FADING_SHARE * others_mw).clamp(max=config.unheard_mw), strongest_mw)
+    return mean_mw >= least_mw
 
 
 def _step(world: World, state: State, config: RadioConfig) -> State:
@@ -137,7 +155,7 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     mean_mw = torch.pow(10.0, (path_gain_db(world, position) + config.tx_power_dbm) / 10)
     rice = rice_factor(world, position)
     ray = rays(world, fading_turns, rice)
-    received = (mean_mw * ray.sum(-2).abs().square()).float()
+    received = torch.where(fades(mean_mw, config), mean_mw * ray.sum(-1).abs().square(), mean_mw).float()
     total = (state.load[:, None] * received).sum(-1)
 
     # commands that arrive start the execution; the ring restarts and follows the target
@@ -213,21 +231,22 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     fresh = completes | reconnects
 
     # what the air offers
-    only = cell[..., None, None].expand(*world.fading_phase.shape[:-1], 1)
+    rays_of_link = world.fading_phase.shape[-1]
+    only = cell[..., None, None].expand(*cell.shape, 1, rays_of_link)
     served_mw = mean_mw.gather(-1, cell[..., None])
-    phasors = band_phasors(world.fading_phase.shape[2], rice is not None, config).to(ray.device)
+    phasors = band_phasors(rays_of_link, rice is not None, config).to(ray.device)
 
     def in_bands(served_ray: Tensor) -> Tensor:
-        return served_mw.float() * (served_ray.squeeze(-1) @ phasors.T).abs().square()
+        return served_mw.float() * (served_ray.squeeze(-2) @ phasors.T).abs().square()
 
-    signals = in_bands(ray.gather(-1, only)) if config.bands > 1 else signal[..., None]
+    signals = in_bands(ray.gather(-2, only)) if config.bands > 1 else signal[..., None]
     reported = signals
     if config.reports:
         late_turns = fading_turns - config.cqi_delay_s / dt * (fading_turns - state.fading_turns)
         link = replace(
             world,
-            fading_direction=world.fading_direction.gather(-1, only),
-            fading_phase=world.fading_phase.gather(-1, only),
+            fading_direction=world.fading_direction.gather(-2, only),
+            fading_phase=world.fading_phase.gather(-2, only),
         )
         served_rice = None if rice is None else rice.gather(-1, cell[..., None])
         reported = in_bands(rays(link, late_turns, served_rice))

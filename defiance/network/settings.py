@@ -21,6 +21,10 @@ RESOURCE_BLOCKS = {
 """Of 12 subcarriers, by the carrier's bandwidth [Hz] at 30 kHz: TS 38.101-1 table 5.3.2-1."""
 DATA_SYMBOLS = 12  # of a slot's 14; control and pilots take 0.14, TS 38.306 clause 4.1.2
 
+FADING_SHARE, FADING_MARGIN_DB = 0.003, 6.0
+"""A link keeps its mean power, of which fading is a draw, if nobody can tell: below this share of noise and
+all cells but the strongest, and so much below the floor of RSRP. See `reference.fades`."""
+
 LinkAdaptation = Literal["shannon", "qam64", "qam256"]
 LINK_ADAPTATIONS = get_args(LinkAdaptation)
 Scheduler = Literal["equal_share", "round_robin", "proportional_fair", "max_rate"]
@@ -217,6 +221,11 @@ class RadioConfig:
     def noise_dbm(self) -> float:
         """Thermal noise over the carrier at the user's receiver."""
         return BOLTZMANN_DBM_PER_HZ + 10 * math.log10(self.bandwidth_hz) + self.noise_figure_db
+
+    @property
+    def unheard_mw(self) -> float:
+        """Received power over the carrier of a cell that nobody measures, however it fades."""
+        return 10 ** ((self.rsrp_floor_dbm - FADING_MARGIN_DB) / 10) * self.resource_elements
 
     @property
     def fairness(self) -> float:

@@ -55,8 +55,8 @@ class World:
         stop_spacing_m: distance between two stops, `[W, U]` (inf: never stops).
         stop_s: time at a stop, `[W, U]`.
         fading_direction: cosine of the angle between movement and scatterer in units of
-            1 / `DIRECTION_PER_UNIT`, `[W, U, N, C]` int16 (see `directions`).
-        fading_phase: initial phase in units of 1 / `PHASE_PER_TURN` turns, `[W, U, N, C]` int16 (see
+            1 / `DIRECTION_PER_UNIT`, `[W, U, C, N]` int16 (see `directions`).
+        fading_phase: initial phase in units of 1 / `PHASE_PER_TURN` turns, `[W, U, C, N]` int16 (see
             `phases`).
         demand_bps: finite traffic demand, `[W, U]`.
         background_load: share of PRBs that users outside the simulation occupy, `[W, C]`.
@@ -65,7 +65,7 @@ class World:
         packet_bits: size of every user's packets, `[W, U]` float64; empty: no packets.
         rice_factor: power of the specular ray over that of the scatterers (linear K), on the grid of
             `gain_db`; empty: Rayleigh. With it, the last of `fading_direction` and `fading_phase` is the
-            specular ray, `[W, U, N + 1, C]`.
+            specular ray, `[W, U, C, N + 1]`.
     """
 
     gain_db: Tensor
@@ -254,13 +254,13 @@ def rician(world: World, rice_factor: Tensor, streams: list[Stream]) -> World:
         streams: one per world, those that the worlds were drawn from.
     """
     _, users, cells = world.shape
-    rays = [torch.rand(2, users, 1, cells, generator=s.child("specular").generator()) for s in streams]
+    rays = [torch.rand(2, users, cells, 1, generator=s.child("specular").generator()) for s in streams]
     angle, phase = torch.stack(rays, 1)
     return replace(
         world,
         rice_factor=rice_factor,
-        fading_direction=torch.cat([world.fading_direction, directions(angle)], 2),
-        fading_phase=torch.cat([world.fading_phase, phases(phase)], 2),
+        fading_direction=torch.cat([world.fading_direction, directions(angle)], -1),
+        fading_phase=torch.cat([world.fading_phase, phases(phase)], -1),
     )
 
 
@@ -314,7 +314,7 @@ def _draws(
 ) -> dict[str, Tensor]:
     """Fading, background load and key of every world."""
     n = config.scatterers
-    shape = len(streams), users, n, cells
+    shape = len(streams), users, cells, n
     # NumPy asks for huge pages, so that a step over many users finds its way in memory sooner
     direction, phase = (torch.from_numpy(np.empty(shape, np.int16)) for _ in range(2))
     background, key = [], []
@@ -322,8 +322,8 @@ def _draws(
         rng = stream.child("fading").generator()
         offset = torch.rand(users, 1, cells, generator=rng)
         for part in torch.arange(users).split(2**12):  # by far the largest of all that is drawn
-            direction[w, part] = directions((torch.arange(n)[:, None] + offset[part]) / n)
-            phase[w, part] = phases(torch.rand(len(part), n, cells, generator=rng))
+            direction[w, part] = directions((torch.arange(n)[:, None] + offset[part]) / n).mT
+            phase[w, part] = phases(torch.rand(len(part), n, cells, generator=rng)).mT
         rng = stream.child("load").generator()
         spread = 0.8 + 0.4 * torch.rand(cells, generator=rng)
         background.append((load * spread).clamp(max=1) if load < 1 else torch.ones(cells))
