@@ -5,8 +5,10 @@ The study `worth` at toy size, which several modules test; see `worth_toy`.
 
 from __future__ import annotations
 
+import os
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -32,3 +34,19 @@ def config(city: Path) -> Config:
     from worth_toy import toy
 
     return toy(city)
+
+
+@pytest.fixture(scope="module")
+def sionna_rt() -> Any:
+    """Sionna RT, or a skip that says why not."""
+    from defiance.errors import DefianceError
+    from defiance.scene import trace as tracing
+
+    if "DRJIT_LIBLLVM_PATH" not in os.environ and tracing.find_llvm() is None:
+        pytest.skip("no LLVM of version 16 or newer on this machine")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of third parties, while they are imported
+        try:
+            return tracing._sionna_rt()
+        except DefianceError as error:
+            pytest.skip(str(error))

@@ -1,6 +1,4 @@
-import os
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -90,19 +88,6 @@ def test_open_places_are_averaged_in_power_and_houses_filled_from_the_street():
     np.testing.assert_allclose(filled, 10 * np.log10(5e-9 / 3))
     silent = tracing._average_db(np.zeros((2, 4)), open_places, np.array([[True, False]]))
     np.testing.assert_allclose(silent, -200.0)
-
-
-@pytest.fixture(scope="module")
-def sionna_rt():
-    """Sionna RT, or a skip that says why not."""
-    if "DRJIT_LIBLLVM_PATH" not in os.environ and find_llvm() is None:
-        pytest.skip("no LLVM of version 16 or newer on this machine")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of third parties, while they are imported
-        try:
-            return tracing._sionna_rt()
-        except DefianceError as error:
-            pytest.skip(str(error))
 
 
 def element_gain_db(off_azimuth_deg, zenith_deg):

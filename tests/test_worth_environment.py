@@ -1,6 +1,7 @@
 """The study `worth` on a user's own network: site plan, drives and prices, at toy size."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from defiance.errors import DefianceError
 from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.scene import load, save
+from defiance.scene.trace import trace
 from defiance.studies import Silent, worth
 from defiance.studies.worth.environment import prepare
+from defiance.studies.worth.experiments import held_out
 from defiance.studies.worth.settings import Config, check
 
 HEADER = (
@@ -143,3 +146,29 @@ def test_a_plan_that_models_cannot_leave_is_refused_before_it_is_traced(config: 
 def test_settings_that_contradict_each_other_are_refused(folder: Path, wrong: dict, message: str) -> None:
     with pytest.raises(DefianceError, match=message):
         check(replace(toy(folder), **wrong))
+
+
+def test_a_plan_is_traced_by_rays_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sionna_rt: object
+) -> None:
+    """A street canyon of Sionna RT, few rays: a scene of its own, and no second tracing."""
+    (tmp_path / "sites.csv").write_text(PLAN.replace("60,40", "0,0").replace("190,150", "10,5"))
+    few = partial(trace, samples_per_tx=100_000, max_depth=1, extent_m=120.0)
+    monkeypatch.setattr("defiance.studies.worth.environment.trace", few)
+    asked = replace(
+        toy(tmp_path),
+        scene="simple_street_canyon",
+        unseen_scene="",
+        sites=str(tmp_path / "sites.csv"),
+        propagation="rays",
+    )
+    parts = Parts.open(tmp_path / "parts", "rays")
+    made = prepare(asked, parts, Silent()).config
+    scene = load(made.scene)
+    assert "traced with Sionna RT" in scene.attribution and scene.cell_site.tolist() == [0, 0, 1]
+    assert (made.sites, made.radio.tx_power_dbm) == ("", 43.0)
+    assert (scene.path_gain_db.amax(0)[scene.outdoor] > -120).float().mean() > 0.5
+    with pytest.raises(DefianceError, match="trace a larger area"):  # one street has no block to hold out
+        held_out(made, "simple_street_canyon")
+    monkeypatch.delattr("defiance.studies.worth.environment.trace")
+    assert prepare(asked, parts, Silent()).config == made

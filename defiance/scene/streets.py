@@ -215,7 +215,9 @@ def held_out_streets(scene: Scene, share: float = 0.2) -> Mask:
                     middle = np.hypot((low + high) / 2 - rows / 2, (left + right) / 2 - cols / 2)
                     candidates.append((round(connected - misses, 2), -middle, inside))
     if not candidates:
-        raise DefianceError(f"scene {scene.name}: no block of streets holds about {share:g} of them")
+        raise DefianceError(
+            f"scene {scene.name}: no block of streets holds about {share:g} of them; trace a larger area"
+        )
     return max(candidates, key=lambda candidate: candidate[:2])[2]
 
 
