@@ -84,6 +84,21 @@ def test_the_file_decides_as_the_function(tmp_path: Path, nodes: int) -> None:
     assert (counts > 500).all()
 
 
+def test_reports_of_whole_db_are_decided_alike(tmp_path: Path) -> None:
+    """Another cell is often exactly as much weaker or stronger as the envelope allows; weights are large."""
+    ours = function(2, threshold=-1e9)  # so that the envelope decides
+    onnx_exchange.export(ours, SCENE, tmp_path / "f.onnx")
+    theirs = load(tmp_path / "f.onnx")
+    own = torch.arange(-110.0, -70.0).repeat_interleave(2)
+    levels = torch.stack([own, own - 3, own + 10], -1)[None]
+    levels[:, ::2, 2] = -128.0
+    observation = Observation(levels, torch.zeros(1, 80, dtype=torch.int32), torch.ones(1, 80).bool(), 0)
+    decided = [policy.decide(policy.initial(1, 80, 3), observation)[1] for policy in (ours, theirs)]
+    assert torch.equal(*decided)
+    blocked = replace(ours, threshold=1e9)  # so that strength alone decides: 10 dB are not more than 10
+    assert (blocked.decide(blocked.initial(1, 80, 3), observation)[1] == NONE).all()
+
+
 def test_it_runs_the_network_as_the_function(tmp_path: Path) -> None:
     levels = [[gain_for_snr(20.0 - 2 * abs(place - peak)) for peak in (0, 10, 20)] for place in range(21)]
     world = corridor(levels, users=3, speed_mps=30.0)

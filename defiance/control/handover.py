@@ -34,6 +34,10 @@ HISTORY = 20
 ENVELOPE_PERIODS = 3
 """Measurements whose mean power the envelope of the learned function compares."""
 
+TIE_DB = 1e-3
+"""Added to the envelope's limits: reports are whole dB, and rounding shall not decide on a difference that is
+exactly a limit."""
+
 
 # --- the rules ------------------------------------------------------------------------------------------
 
@@ -313,12 +317,12 @@ class Learned:
         strength_db = strength_db - strength_db.gather(-1, own)
 
         value = self.model.value(history.flatten(0, 1), serving.flatten()).view_as(strength_db)
-        best = value.masked_fill(strength_db < -self.weaker_db, -torch.inf).max(-1)
+        best = value.masked_fill(strength_db < -self.weaker_db - TIE_DB, -torch.inf).max(-1)
         gain = best.values - value.gather(-1, own).squeeze(-1)
         threshold = torch.as_tensor(self.threshold)
         promising = gain > (threshold[:, None] if threshold.dim() else threshold)
         strongest = strength_db.max(-1)
-        forced = strongest.values > self.stronger_db
+        forced = strongest.values > self.stronger_db + TIE_DB
         wanted = torch.where(promising, best.indices, torch.where(forced, strongest.indices, NONE))
         return LearnedMemory(history), torch.where(observation.fresh, wanted, NONE)
 

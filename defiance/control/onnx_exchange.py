@@ -26,7 +26,14 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, numpy_helper
 from torch import Tensor
 
-from defiance.control.handover import ENVELOPE_PERIODS, HISTORY, Learned, LearnedMemory, remembered
+from defiance.control.handover import (
+    ENVELOPE_PERIODS,
+    HISTORY,
+    TIE_DB,
+    Learned,
+    LearnedMemory,
+    remembered,
+)
 from defiance.errors import DefianceError
 from defiance.network.loop import PERIOD_STEPS, Placement
 from defiance.network.measurements import RSRP_FLOOR_DBM, Observation
@@ -75,8 +82,8 @@ def to_onnx(function: Learned, scene: Scene) -> ModelProto:
         "ten": np.float32(10.0),
         "db_per_neper": np.float32(10 / math.log(10)),
         "never": np.float32(-np.inf),
-        "weaker_db": np.float32(-function.weaker_db),
-        "stronger_db": np.float32(function.stronger_db),
+        "weaker_db": np.float32(-function.weaker_db - TIE_DB),
+        "stronger_db": np.float32(function.stronger_db + TIE_DB),
         "threshold": np.float32(function.threshold),
     }
     constants |= {name: weight.detach().numpy() for name, weight in model.parameters.items()}
