@@ -166,6 +166,12 @@ _METRICS = (
         "higher",
     ),
     Metric(
+        "chance_share",
+        "1",
+        "Share of all time within the window of a decision: the agreement with handovers at random times.",
+        "lower",
+    ),
+    Metric(
         "earlier_share",
         "1",
         "Share of these handovers at which the function asks already, or did in the window before.",

@@ -97,6 +97,8 @@ def test_a3_decides_when_the_difference_passes_its_offset(tmp_path, offset_db, l
     assert (found.seen.item(), found.agreed.item()) == (1, 1)
     assert getattr(found, outcome).item() == 1 and found.earlier + found.later == 1
     assert found.lead_s.item() == pytest.approx(lead_s)
+    near_s = 25.0 - (21 + offset_db - 5) if outcome == "earlier" else 0.0
+    assert found.near_minutes.item() == pytest.approx(near_s / 60)
     decided = of_function(rule, seen, leaves, TWO, 2, PERIOD_S, 5.0)
     assert decided.minutes.item() == pytest.approx(40 / 60)
     if outcome == "earlier":  # over five seconds: offset + 1 ... offset + 5

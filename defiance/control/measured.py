@@ -178,6 +178,8 @@ class Agreement:
         agreed: those, whether earlier or later, for which a decision falls into the window.
         lead_s: sum of the time from the first such decision to the handover; negative: later.
         confirmed: decisions that the network's handover follows within the window.
+        near_minutes: of visits, those within the window of a decision: their share is what `agreed` would
+            have if handovers came at random.
     """
 
     seen: Array
@@ -186,6 +188,7 @@ class Agreement:
     agreed: Array
     lead_s: Array
     confirmed: Array
+    near_minutes: Array
 
 
 def of_network(visits: Sequence[Visit], period_s: float, ahead_s: float) -> Decisions:
@@ -237,10 +240,14 @@ def agreement(visits: Sequence[Visit], leaves: Sequence[Mask], period_s: float, 
     sums = {field.name: np.zeros(1 + visits[-1].drive) for field in fields(Agreement)}
     window = round(window_s / period_s)
     for visit, leave in zip(visits, leaves, strict=True):
-        if not visit.handed_over:
-            continue
         for asks in leave:
             ticks = _begun(asks)
+            about = np.zeros(visit.stayed, bool)
+            for tick in ticks[ticks < visit.stayed]:
+                about[max(0, tick - window) : tick + window] = True
+            sums["near_minutes"][visit.drive] += about.sum() * period_s / 60
+            if not visit.handed_over:
+                continue
             near = ticks[np.abs(ticks - visit.stayed) <= window]
             sums["confirmed"][visit.drive] += (near < visit.stayed).sum()
             if not visit.seen:

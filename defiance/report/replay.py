@@ -18,6 +18,7 @@ DECISIONS = {
 }
 AGREEMENT = {
     "agreement_share": "asks in the window",
+    "chance_share": "by chance",
     "earlier_share": "asks before",
     "later_share": "asks after",
     "lead_time": "lead, if it asks",

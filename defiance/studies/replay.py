@@ -187,6 +187,7 @@ class _Fold:
         """What it asked for about the network's handovers."""
         ratios = {
             "agreement_share": (of.agreed, of.seen),
+            "chance_share": (of.near_minutes, own.minutes),
             "earlier_share": (of.earlier, of.seen),
             "later_share": (of.later, of.seen),
             "confirmed_share": (of.confirmed, own.count),
