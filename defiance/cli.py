@@ -123,6 +123,15 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key; may be repeated.")
     ] = None,
+    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes.", show_default="one per core")] = 0,
+    ray: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|HOST:PORT",
+            help="A Ray cluster computes instead (extra `ray`).",
+            show_default="none",
+        ),
+    ] = "",
     json: Annotated[bool, typer.Option("--json", help="Print the sheet as JSON and nothing else.")] = False,
 ) -> None:
     """Run a study: sheet, report, figures and tables in a folder, the verdict here.
@@ -144,7 +153,13 @@ def run(
     write_atomically(out / "config.toml", config.to_toml(chosen))
     try:
         with progress:
-            sheet = module.run(chosen, seeds=tuple(range(seed, seed + count)), parts=parts, progress=progress)
+            sheet = module.run(
+                chosen,
+                seeds=tuple(range(seed, seed + count)),
+                parts=parts,
+                progress=progress,
+                workers=studies.Workers(workers, ray),
+            )
             command = [
                 "defiance",
                 "run",
@@ -351,10 +366,9 @@ def _fingerprint(study: str, chosen: Any) -> str:
     """What a run's parts depend on: study, configuration, the files it names, and the code that computes.
 
     `cli`, `report` and a study's `sheet` are left out: they fold and show finished parts and can't change
-    them. So are `workers` and `prices`: neither who makes the parts nor what is paid for changes them.
+    them. So are `prices`, which change only what is paid.
     """
-    folded = {name: value for name, value in (("workers", 0), ("prices", "")) if hasattr(chosen, name)}
-    asked = replace(chosen, **folded)
+    asked = replace(chosen, prices="") if hasattr(chosen, "prices") else chosen
     digest = hashlib.sha256(f"{study} {config.fingerprint(asked)}".encode())
     shown = (PACKAGE / "cli.py", PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet"))
     named = [

@@ -27,7 +27,14 @@ PRESETS = {"quick": Config(), "full": Config(load=1.0)}
 SEEDS = {"quick": 2, "full": 3}
 
 
-def run(chosen: Config, *, seeds: tuple[int, ...], parts: Parts, progress: studies.Progress) -> Sheet:
+def run(
+    chosen: Config,
+    *,
+    seeds: tuple[int, ...],
+    parts: Parts,
+    progress: studies.Progress,
+    workers: studies.Workers = studies.ALL_CORES,
+) -> Sheet:
     values = []
     with progress.task("counting", total=len(seeds)) as task:
         for seed in seeds:

@@ -15,6 +15,7 @@ TRACER = ("sionna.rt", "mitsuba", "drjit")
 OPTIONAL = {  # extras, and stable-baselines3, which only tests install: who may import them
     ("gymnasium", "pettingzoo", "stable_baselines3"): PACKAGE / "interfaces",
     ("onnx", "onnxruntime"): PACKAGE / "control" / "onnx_exchange.py",
+    ("ray",): PACKAGE / "studies" / "cluster.py",
 }
 WAVEFORMS = ("sionna.phy", "sionna.sys")
 DISTRIBUTIONS = {"sklearn": "scikit_learn", "sionna": "sionna_no_rt"}  # named unlike what they import as

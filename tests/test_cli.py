@@ -112,9 +112,9 @@ def test_a_run_takes_up_what_is_finished_and_only_that(defiance: Defiance) -> No
     assert stub_study.computed == [0, 1, 2, 0, 1]
 
 
-def test_parts_do_not_depend_on_the_number_of_workers() -> None:
+def test_parts_do_not_depend_on_prices() -> None:
     quick = studies.load("worth").PRESETS["quick"]
-    same, other = replace(quick, workers=quick.workers + 1), replace(quick, users=quick.users + 1)
+    same, other = replace(quick, prices="mine.toml"), replace(quick, users=quick.users + 1)
     assert cli._fingerprint("worth", quick) == cli._fingerprint("worth", same)
     assert cli._fingerprint("worth", quick) != cli._fingerprint("worth", other)
 

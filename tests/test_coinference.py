@@ -27,7 +27,7 @@ from defiance.parts import Parts
 from defiance.radio.channels import BinarySymmetric
 from defiance.report import summary_rows, write_report
 from defiance.seeding import stream
-from defiance.studies import Silent, coinference
+from defiance.studies import Silent, coinference, pool
 from defiance.studies.coinference import counting, data, settings, shipped
 from defiance.studies.coinference.candidates import EqualEnergy, designs
 from defiance.studies.coinference.experiments import Bursts
@@ -61,7 +61,6 @@ def toy(**changes: Any) -> Config:
         special_candidates=("s-vdib",),
         channels=("z", "rayleigh"),
         test_recordings=30,
-        workers=1,
         training=Training(validation=50, steps=2, batch=10, tuning_steps=0),
     )
     return replace(small, **changes)
@@ -77,7 +76,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def here(count: int) -> Iterator[Callable[..., Future[Any]]]:
+def here(*_: Any) -> Iterator[Callable[..., Future[Any]]]:
     """Does every job at once, in this process."""
 
     def submit(function: Callable[..., Any], *arguments: Any) -> Future[Any]:
@@ -89,7 +88,7 @@ def here(count: int) -> Iterator[Callable[..., Future[Any]]]:
 
 
 @contextmanager
-def nowhere(count: int) -> Iterator[Callable[..., Future[Any]]]:
+def nowhere(*_: Any) -> Iterator[Callable[..., Future[Any]]]:
     """Refuses to do anything."""
 
     def submit(*arguments: Any) -> Future[Any]:
@@ -106,7 +105,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Parts:
 @pytest.fixture(scope="module")
 def sheet(parts: Parts) -> Sheet:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coinference, "workers", here)
+        patch.setattr(pool, "workers", here)
         patch.setattr(coinference, "has_recordings", lambda: False)
         return coinference.run(toy(), seeds=SEEDS, parts=parts, progress=Silent())
 
@@ -167,7 +166,7 @@ def test_the_six_kpms_and_energies_are_there(sheet: Sheet) -> None:
 def test_a_finished_run_is_folded_without_computing(
     sheet: Sheet, parts: Parts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coinference, "workers", nowhere)
+    monkeypatch.setattr(pool, "workers", nowhere)
     monkeypatch.setattr(coinference, "has_recordings", lambda: False)
     again = coinference.run(toy(), seeds=SEEDS, parts=parts, progress=Silent())
     assert repr(again) == repr(sheet)
@@ -226,7 +225,7 @@ def test_packed_weights_give_the_same_answers(
     packed = shipped.pack([run], tmp_path / "weights.safetensors")
     assert len(packed) == 4  # two candidates at two numbers of uses
     monkeypatch.setattr(shipped, "FILE", tmp_path / "weights.safetensors")
-    monkeypatch.setattr(coinference, "workers", here)
+    monkeypatch.setattr(pool, "workers", here)
     monkeypatch.setattr(coinference, "has_recordings", lambda: False)
     quick = replace(config, weights="shipped")
     made = coinference.run(quick, seeds=(0,), parts=Parts.open(tmp_path, "q"), progress=Silent())

@@ -21,7 +21,7 @@ from defiance.kpm import Row, Sheet
 from defiance.network.messages import report_bits
 from defiance.parts import Parts
 from defiance.scene import save
-from defiance.studies import Silent, worth
+from defiance.studies import Silent, pool, worth
 from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import (
     Config,
@@ -209,7 +209,7 @@ def test_a_finished_run_is_folded_without_simulating(
     def submit(*arguments: Any) -> None:
         raise AssertionError(arguments)
 
-    monkeypatch.setattr(worth, "workers", lambda count: workers(submit))
+    monkeypatch.setattr(pool, "workers", lambda *_: workers(submit))
     again = worth.run(config, seeds=SEEDS, parts=parts, progress=Silent())
     assert repr(again) == repr(sheet)
 
@@ -241,7 +241,7 @@ def test_other_test_seeds_are_tested_anew_and_nothing_is_trained(
     def submit(function: Callable[..., Any], *arguments: Any) -> None:
         raise Submitted(function.__name__)
 
-    monkeypatch.setattr(worth, "workers", lambda count: workers(submit))
+    monkeypatch.setattr(pool, "workers", lambda *_: workers(submit))
     with pytest.raises(Submitted, match="tune_and_test_a3"):
         worth.run(config, seeds=(0, 1, 2), parts=parts, progress=Silent())
 
@@ -269,7 +269,7 @@ def test_weights_that_are_lost_are_trained_again(
         found.set_result(function(*arguments))
         return found
 
-    monkeypatch.setattr(worth, "workers", lambda count: workers(submit))
+    monkeypatch.setattr(pool, "workers", lambda *_: workers(submit))
     repeated = worth.run(config, seeds=SEEDS, parts=again, progress=Silent())
     assert made == ["train learned-device/central/raw/seed0"] and again.get_tensors(made[0][6:]) is not None
     assert repr(reproducible(repeated)) == repr(reproducible(sheet))

@@ -71,7 +71,6 @@ def toy(folder: Path) -> Config:
         validation_worlds=1,
         validation_users=4,
         validation_s=5.0,
-        workers=1,
         training=Training(
             worlds=1,
             users=10,

@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -53,17 +54,41 @@ class Silent:
         """Nothing to show."""
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Who computes a study's parts; the results are the same, to the bit.
+
+    Attributes:
+        count: processes on this machine; 0: one per core.
+        ray: address of a Ray cluster that takes their place (`auto`, `HOST:PORT`); empty: none.
+    """
+
+    count: int = 0
+    ray: str = ""
+
+
+ALL_CORES = Workers()
+
+
 class Study(Protocol):
     """What a study's module holds."""
 
     Config: type[Any]
-    """Frozen dataclass; see `defiance.config`. Finished parts are read again whatever its `workers` says."""
+    """Frozen dataclass; see `defiance.config`."""
     PRESETS: Mapping[str, Any]
     """Configurations by name: at least `quick` and `full`."""
     SEEDS: Mapping[str, int]
     """How many seeds each preset repeats the study with."""
 
-    def run(self, config: Any, *, seeds: tuple[int, ...], parts: "Parts", progress: Progress) -> "Sheet":
+    def run(
+        self,
+        config: Any,
+        *,
+        seeds: tuple[int, ...],
+        parts: "Parts",
+        progress: Progress,
+        workers: Workers = ...,
+    ) -> "Sheet":
         """Answers the question.
 
         Args:
@@ -71,6 +96,7 @@ class Study(Protocol):
             seeds: of the repetitions.
             parts: what an interrupted run of the same configuration had finished, and where to keep more.
             progress: is told how far the work is.
+            workers: who computes.
         """
 
 

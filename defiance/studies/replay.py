@@ -29,7 +29,7 @@ from defiance.network.simulate import Policy
 from defiance.parts import Parts
 from defiance.scene.drives import describe_faults, read_drives
 from defiance.seeding import stream
-from defiance.studies import Progress, machine
+from defiance.studies import ALL_CORES, Progress, Workers, machine
 
 NETWORK, FUNCTION, DIFFERENCE = "network", "function", "less the network"
 
@@ -66,7 +66,14 @@ PRESETS = {"quick": Config(), "full": Config()}
 SEEDS = {"quick": 4, "full": 16}
 
 
-def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progress) -> Sheet:
+def run(
+    config: Config,
+    *,
+    seeds: tuple[int, ...],
+    parts: Parts,
+    progress: Progress,
+    workers: Workers = ALL_CORES,
+) -> Sheet:
     """Answers the question.
 
     Args:
@@ -74,6 +81,7 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         seeds: of the cells that the function takes the drives' for.
         parts: left empty; all takes seconds.
         progress: is told how far the work is.
+        workers: nobody is needed.
 
     Raises:
         DefianceError: no drives are given, or they never were in LTE; one can't be read, or the function.

@@ -15,7 +15,7 @@ from dataclasses import replace
 from defiance.errors import DefianceError
 from defiance.kpm import Sheet
 from defiance.parts import Parts
-from defiance.studies import Progress
+from defiance.studies import ALL_CORES, Progress, Workers, pool
 from defiance.studies.coinference import counting, experiments, sheet, shipped
 from defiance.studies.coinference.candidates import designs
 from defiance.studies.coinference.data import has_recordings
@@ -30,12 +30,19 @@ from defiance.studies.coinference.settings import (
     models,
     tuned_as,
 )
-from defiance.studies.pool import do, part, workers
+from defiance.studies.pool import do, part
 
 __all__ = ["PRESETS", "SEEDS", "Config", "run"]
 
 
-def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progress) -> Sheet:
+def run(
+    config: Config,
+    *,
+    seeds: tuple[int, ...],
+    parts: Parts,
+    progress: Progress,
+    workers: Workers = ALL_CORES,
+) -> Sheet:
     """Answers the question.
 
     Args:
@@ -43,6 +50,7 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         seeds: of training; seed mod `folds` is the fold of real recordings that a model is tested on.
         parts: finished parts, read and added to.
         progress: is told how far the work is.
+        workers: who computes the parts.
 
     Raises:
         DefianceError: the configuration asks for nothing or mixes things up, weights are wanted that are not
@@ -67,7 +75,7 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         found: int = part(parts, f"tune/{tuned_as(config, model).key}")["choice"]
         return found
 
-    with workers(config.workers) as submit:
+    with pool.workers(workers, parts) as submit:
         do(
             "trying settings",
             [(f"tune/{model.key}", experiments.tune, (model,)) for model in tuned],

@@ -115,7 +115,6 @@ class Config:
     weights: Literal["trained", "shipped"] = field(
         default="trained", metadata={"help": "train models here, or take those that come with the package"}
     )
-    workers: int = field(default=0, metadata={"min": 0, "max": 256, "help": "processes; 0: one per core"})
     training: Training = Training()
 
 

@@ -17,8 +17,8 @@ from defiance import config as configuration
 from defiance.errors import DefianceError
 from defiance.kpm import Sheet
 from defiance.parts import Parts
-from defiance.studies import Progress
-from defiance.studies.pool import Job, do, part, workers
+from defiance.studies import ALL_CORES, Progress, Workers, pool
+from defiance.studies.pool import Job, do, part
 from defiance.studies.worth import experiments, sheet
 from defiance.studies.worth.environment import prepare
 from defiance.studies.worth.experiments import Model
@@ -36,7 +36,14 @@ from defiance.studies.worth.settings import (
 __all__ = ["PRESETS", "SEEDS", "Config", "run"]
 
 
-def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progress) -> Sheet:
+def run(
+    config: Config,
+    *,
+    seeds: tuple[int, ...],
+    parts: Parts,
+    progress: Progress,
+    workers: Workers = ALL_CORES,
+) -> Sheet:
     """Answers the question.
 
     Args:
@@ -44,6 +51,7 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         seeds: of the test worlds.
         parts: finished parts, read and added to.
         progress: is told how far the work is.
+        workers: who computes the parts.
 
     Raises:
         DefianceError: the configuration asks for nothing or mixes things up, or a worker process was killed.
@@ -68,7 +76,7 @@ def run(config: Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progr
         for regime in ("finetuned-whole", "finetuned-last")
         if away and model.regime == "central" and model.map == away.map
     ]
-    with workers(config.workers) as submit:
+    with pool.workers(workers, parts) as submit:
         do(
             "training the learned functions, tuning the rule",
             [(f"train/{m.key}", experiments.train, (m, parts)) for m in models]

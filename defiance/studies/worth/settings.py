@@ -109,7 +109,6 @@ class Config:
     prices: str = field(
         default="", metadata={"help": "TOML with constants of your own, of energy and money; empty: cited"}
     )
-    workers: int = field(default=0, metadata={"min": 0, "max": 256, "help": "processes; 0: one per core"})
     training: Training = Training()
     radio: RadioConfig = RadioConfig()
 
