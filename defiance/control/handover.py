@@ -198,7 +198,7 @@ def _a3_fused(memory: EventMemory, observation: Observation, rule: A3) -> tuple[
     worlds, _, _ = observation.rsrp_dbm.shape
 
     def per_world(value: Tensor | float) -> Any:
-        return torch.as_tensor(value, dtype=torch.float32).expand(worlds).contiguous().numpy()
+        return np.full(worlds, value, np.float32)
 
     after = EventMemory(
         torch.empty_like(observation.rsrp_dbm),

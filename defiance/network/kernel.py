@@ -45,7 +45,7 @@ _Radio = namedtuple(
         "step_s",
         "waves_per_m",
         "environment_mps",
-        "tx_mw",
+        "tx_power_dbm",
         "noise_mw",
         "fading_share",
         "unheard_mw",
@@ -99,8 +99,15 @@ def stepping(world: World, config: RadioConfig) -> Callable[[State, int], State]
     buffers = [_buffers(cells, rays) for _ in range(max(1, parts))]
     tables = [desk(users, cells, bands) for _ in range(1 if splits else max(1, parts))]
 
+    # tensors that the last call saw, and their arrays: few are others in the next one
+    seen: list[Tensor | None] = [None] * len(_State._fields)
+    arrays: list[Any] = [None] * len(_State._fields)
+
     def advance(state: State, steps: int) -> State:
-        fixed = flat, _State(**_arrays(state)), radio, air
+        for k, tensor in enumerate(vars(state).values()):
+            if tensor is not seen[k]:
+                seen[k], arrays[k] = tensor, tensor.numpy()
+        fixed = flat, _State(*arrays), radio, air
 
         def users_of(w: int, first: int, end: int, part: int) -> None:
             _run(w, w + 1, first, end, 1, False, *fixed, buffers[part], tables[0])
@@ -134,17 +141,13 @@ def _parts(count: int, threads: int) -> tuple[list[int], list[int]]:
     return borders[:-1], borders[1:]
 
 
-def _arrays(of: World | State) -> dict[str, Any]:
-    values = {f.name: getattr(of, f.name) for f in fields(of)}
-    return {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values.items()}
-
-
 def _flat(world: World) -> Any:
     """The world for the loop: maps with one axis, rays and cells as one, which are looked up fastest.
 
     And without infinities, which fast arithmetic may assume: a stop or a packet that never comes is far away.
     """
-    arrays = _arrays(world)
+    values = vars(world).items()
+    arrays = {name: value.numpy() if isinstance(value, Tensor) else value for name, value in values}
     for name in ("stop_spacing_m", "arrival_s"):
         arrays[name] = np.minimum(arrays[name], np.float32(1e30))
     for name in ("gain_db", "rice_factor"):
@@ -168,7 +171,7 @@ def _radio(config: RadioConfig, carrier_hz: float, scatterers: int, phasors: Any
         step_s=config.step_s,
         waves_per_m=carrier_hz / SPEED_OF_LIGHT_MPS,
         environment_mps=config.environment_mps,
-        tx_mw=10 ** (config.tx_power_dbm / 10),
+        tx_power_dbm=config.tx_power_dbm,
         noise_mw=10 ** (config.noise_dbm / 10),
         fading_share=FADING_SHARE,
         unheard_mw=config.unheard_mw,
@@ -257,18 +260,18 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
     """Received power of every cell and its mean into the buffers; returns the loaded cells' sum."""
     received, mean, fading, _, _ = buffers
     cells = len(received)
-    # bilinear path gain in dB
+    # bilinear path gain in dB, here as a power of two
     corners, weights = place
     log2_scale = np.float32(math.log2(10) / 10)
     w00, w01 = log2_scale * weights[0], log2_scale * weights[1]
     w10, w11 = log2_scale * weights[2], log2_scale * weights[3]
     g00, g01 = world.gain_db[corners[0] :], world.gain_db[corners[1] :]
     g10, g11 = world.gain_db[corners[2] :], world.gain_db[corners[3] :]
-    scale = np.float32(radio.tx_mw * 10.0 ** (world.loss_db[w, u] / -10))
+    sent = log2_scale * np.float32(radio.tx_power_dbm - world.loss_db[w, u])
     mean_mw, strongest = np.float32(0), np.int32(0)  # bits of positive numbers are ordered as they are
     for c in range(cells):
-        # 10^(dB/10) = 2^(whole + fraction): exponent bits and a polynomial, relative error < 3e-7
-        z = w00 * g00[c] + w01 * g01[c] + w10 * g10[c] + w11 * g11[c]
+        # 2^(whole + fraction): exponent bits and a polynomial, relative error < 3e-7
+        z = sent + w00 * g00[c] + w01 * g01[c] + w10 * g10[c] + w11 * g11[c]
         z = max(z, np.float32(-126))  # a cell that is off
         whole = np.floor(z)
         f = z - whole
@@ -284,7 +287,6 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
                 )
             )
         )
-        power *= scale
         mean[c] = power
         received[c] = power
         mean_mw += power

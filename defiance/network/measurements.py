@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -52,27 +52,25 @@ def measure(state: State, config: RadioConfig) -> State:
     """Layer-1 filtering: mean received power per resource element since the last measurement; starts anew."""
     mean = state.rsrp_sum_mw / state.measured_steps.clamp(min=1)[:, None, None]
     rsrp = 10 * torch.log10((mean / config.resource_elements).clamp(min=1e-20))
-    return replace(unmeasured(state), rsrp_dbm=rsrp.clamp(min=config.rsrp_floor_dbm))
+    return unmeasured(state).but(rsrp_dbm=rsrp.clamp(min=config.rsrp_floor_dbm))
 
 
 def measure_in_place(state: State, config: RadioConfig) -> State:
     """`measure` on the CPU for a caller that owns the state, whose sums are emptied."""
     rsrp_dbm = torch.empty_like(state.rsrp_sum_mw)
-    per_element = 1 / (state.measured_steps.clamp(min=1) * config.resource_elements)
     _measure_loop(
         state.rsrp_sum_mw.flatten(1).numpy(),
-        per_element.float().numpy(),
+        state.measured_steps.numpy(),
+        config.resource_elements,
         np.float32(config.rsrp_floor_dbm),
         rsrp_dbm.flatten(1).numpy(),
     )
-    state.measured_steps.zero_()
-    return replace(state, rsrp_dbm=rsrp_dbm)
+    return state.but(rsrp_dbm=rsrp_dbm)
 
 
 def unmeasured(state: State) -> State:
     """The state from which a new measurement begins."""
-    return replace(
-        state,
+    return state.but(
         rsrp_sum_mw=torch.zeros_like(state.rsrp_sum_mw),
         measured_steps=torch.zeros_like(state.measured_steps),
     )
@@ -115,13 +113,15 @@ def reported(
 
 
 @njit(**LOOP, fastmath={"contract", "reassoc"})
-def _measure_loop(sums_mw, per_element, floor_dbm, rsrp_dbm):  # type: ignore[no-untyped-def]
-    """Writes `rsrp_dbm` and zeros `sums_mw`, both `[W, n]`."""
+def _measure_loop(sums_mw, steps, resource_elements, floor_dbm, rsrp_dbm):  # type: ignore[no-untyped-def]
+    """Writes `rsrp_dbm`, `[W, n]`; zeros the sums, `[W, n]`, and the steps that they are of, `[W]`."""
     for w in range(len(sums_mw)):
+        per_element = np.float32(1 / (max(steps[w], 1) * resource_elements))
         for k in range(sums_mw.shape[1]):
-            rsrp = np.float32(10) * log10(max(sums_mw[w, k] * per_element[w], np.float32(1e-20)))
+            rsrp = np.float32(10) * log10(max(sums_mw[w, k] * per_element, np.float32(1e-20)))
             rsrp_dbm[w, k] = max(rsrp, floor_dbm)
             sums_mw[w, k] = 0
+        steps[w] = 0
 
 
 @njit(inline="always")

@@ -103,6 +103,12 @@ class State:
         """A copy that shares no memory."""
         return State(**{f.name: getattr(self, f.name).clone() for f in fields(self)})
 
+    def but(self, **changed: Tensor) -> State:
+        """The same state with other tensors; `dataclasses.replace` takes its time over so many fields."""
+        other = object.__new__(State)
+        other.__dict__.update(self.__dict__, **changed)
+        return other
+
     def to(self, device: torch.device | str) -> State:
         """The same state on another device."""
         return State(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})

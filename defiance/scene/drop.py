@@ -15,6 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,7 +128,8 @@ def _hexagonal(
     size = HEX_SITES * detail
     offset_m = nearest_image(torus_grid(size, size, lattice_m), lattice_m)
     shifts = [((5 * n) % HEX_SITES, (-2 * n) % HEX_SITES) for n in range(HEX_SITES)]
-    gain_db = torch.empty(1 + storeys, size, size, 3 * HEX_SITES)
+    # NumPy asks for huge pages, so that users all over the map are found in memory sooner
+    gain_db = torch.from_numpy(np.empty((1 + storeys, size, size, 3 * HEX_SITES), np.float32))
     los = torch.empty(1 + storeys, size, size, HEX_SITES, dtype=torch.bool)
     depth_m = torch.zeros(1 + storeys, size, size)
     for floor in range(1 + storeys):
