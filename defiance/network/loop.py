@@ -21,7 +21,8 @@ from defiance.network import kernel, reference
 from defiance.network.measurements import Observation, measure_in_place, reported, unmeasured
 from defiance.network.messages import Messenger
 from defiance.network.settings import RadioConfig
-from defiance.network.state import CONNECTED, NONE, REESTABLISHING, State, initial
+from defiance.network.signalling import NO_BULK, BulkTraffic, Signalling, Signals
+from defiance.network.state import CONNECTED, NONE, State, initial, reestablish
 from defiance.network.world import World
 from defiance.seeding import Stream
 
@@ -43,6 +44,7 @@ class Course:
         prepared: cells whose conditional configuration the device holds, `[W, U, C]`.
         load: as last told over Xn, `[W, C]`; 0 before the first time.
         load_steps: of the state at that time, `[W, C]`.
+        signals: messages on the way, where they wait in queues.
     """
 
     state: State
@@ -53,6 +55,7 @@ class Course:
     prepared: Tensor
     load: Tensor
     load_steps: Tensor
+    signals: Signals | None = None
 
 
 class Loop:
@@ -72,6 +75,7 @@ class Loop:
         placement: Placement,
         period_steps: int,
         conditional: bool = False,
+        bulk: BulkTraffic = NO_BULK,
     ) -> None:
         """Check that the procedures fit into a period, and the worlds lie where the loop runs.
 
@@ -83,6 +87,7 @@ class Loop:
             placement: who decides.
             period_steps: steps between two decisions.
             conditional: handovers are prepared before they are needed.
+            bulk: payloads beside the users' own traffic; they need `messages = "queued"`.
 
         Raises:
             DefianceError: they don't.
@@ -117,6 +122,11 @@ class Loop:
         self.periods_per_exchange = max(1, round(config.xn_report_s / period_s))
         self.sampled_from = period_steps - config.steps(config.sample_s)
         self.step = kernel.stepping(world, config)
+        self.signalling: Signalling | None = None
+        if config.messages == "queued":
+            self.signalling = Signalling(world, config, stream, self.messenger, bulk)
+        elif len(bulk):
+            raise DefianceError('other payloads need queues to wait in; set radio.messages to "queued"')
 
     def begin(self) -> Course:
         """Every user at the start of its route, served by the cell of least path loss."""
@@ -134,6 +144,7 @@ class Loop:
             prepared=torch.zeros(worlds, users, cells, dtype=torch.bool),
             load=torch.zeros_like(state.load),
             load_steps=state.load_steps.clone(),
+            signals=self.signalling.begin() if self.signalling else None,
         )
 
     def advance(self, course: Course) -> tuple[Course, Observation]:
@@ -148,20 +159,23 @@ class Loop:
         if self.conditional:
             state, wanted = _execute_prepared(state, wanted, prepared)
             target = torch.where(state.target != NONE, state.target, target)
-        state = self._run(state, 0, self.until_command)
-        commanded = self.messenger.command(state, wanted, course.periods, now_s + self.handling_s)
-        if self.conditional:
-            told = (wanted != NONE) & (commanded.target == wanted)
-            prepared = (
-                prepared
-                | (
-                    torch.nn.functional.one_hot(wanted.clamp(min=0), prepared.shape[-1]) * told[..., None]
-                ).bool()
-            )
+        signals = course.signals
+        if self.signalling is None or signals is None:
+            state = self._run(state, 0, self.until_command)
+            commanded = self.messenger.command(state, wanted, course.periods, now_s + self.handling_s)
+            told = torch.where(commanded.target == wanted, wanted, NONE)
+            if not self.conditional:
+                target = torch.where(commanded.target != NONE, commanded.target, target)
+                state, refused = _refused(commanded, config)
+            state = self._run(state, self.until_command, self.period_steps)
         else:
-            target = torch.where(commanded.target != NONE, commanded.target, target)
-            state, refused = _refused(commanded, config)
-        state = self._run(state, self.until_command, self.period_steps)
+            state, signals, told = self._run_queued(self.signalling, state, signals, course.periods)
+            target = torch.where(told != NONE, told, target)
+        if self.conditional:
+            named = (
+                torch.nn.functional.one_hot(told.clamp(min=0), prepared.shape[-1]) * (told != NONE)[..., None]
+            )
+            prepared = prepared | named.bool()
 
         now_s += self.period_s
         measured = course.periods % self.periods_per_measurement == 0
@@ -177,7 +191,15 @@ class Loop:
             prepared = prepared & (connected & (state.serving == served))[..., None]
         if self.placement == "station":
             seen = reported(seen, state.serving, floor_dbm=config.rsrp_floor_dbm)
-            fresh = self.messenger.report(state, fresh, course.periods, now_s, self._reported_cells)
+            if self.signalling is None or signals is None:
+                fresh = self.messenger.report(state, fresh, course.periods, now_s, self._reported_cells)
+            else:
+                steps = (course.periods + 1) * self.period_steps
+                signals = self.signalling.report(
+                    signals, fresh, course.periods, self.signalling.time_s(steps), self._reported_cells
+                )
+                signals, state, fresh = self.signalling.listen(signals, state, seen, course.periods, steps)
+                seen = signals.seen
         observation = Observation(
             seen,
             state.serving,
@@ -190,7 +212,9 @@ class Loop:
             prepared=prepared,
         )
         nothing = torch.full_like(course.wanted, NONE)
-        after = Course(state, course.periods + 1, nothing, target, refused, prepared, load, load_steps)
+        after = Course(
+            state, course.periods + 1, nothing, target, refused, prepared, load, load_steps, signals
+        )
         return after, observation
 
     def ask(self, course: Course, wanted: Tensor) -> tuple[Course, Tensor]:
@@ -205,6 +229,8 @@ class Loop:
         """
         state = course.state
         free = (state.status == CONNECTED) & (state.target == NONE)  # no command is on its way
+        if self.signalling is not None and course.signals is not None:
+            return self._ask_queued(self.signalling, course, course.signals, wanted, free)
         wanted = torch.where(free & (wanted != state.serving), wanted, NONE)
         heard = wanted
         if self.placement == "device":
@@ -216,6 +242,26 @@ class Loop:
             heard = torch.where(arrived | ~asks, wanted, NONE)
         return replace(course, wanted=heard), wanted
 
+    def _ask_queued(
+        self, signalling: Signalling, course: Course, signals: Signals, wanted: Tensor, free: Tensor
+    ) -> tuple[Course, Tensor]:
+        """`ask` where requests wait: what is under way is wanted still, and nothing else."""
+        state, now_s = course.state, signalling.time_s(course.periods * self.period_steps)
+        pending = (signals.asked != NONE).view(free.shape)
+        wanted = torch.where(free & ~pending & (wanted != state.serving), wanted, NONE)
+        at_once = _holds(course.prepared, wanted) if self.conditional else torch.zeros_like(free)
+        asks = torch.where(at_once, NONE, wanted)
+        signals = signalling.ask(signals, asks, course.periods - 1, now_s)
+        if self.placement == "device":
+            cells = self._reported_cells
+            signals = signalling.report(signals, asks != NONE, course.periods - 1, now_s, cells)
+        else:
+            user = torch.nonzero((asks != NONE).flatten()).squeeze(-1)
+            at_s = signals.heard_s[user].clamp(min=now_s)
+            signals = signalling.prepare(signals, state, user, at_s, now_s)
+        ahead = torch.where(pending, signals.wanted.view(free.shape), wanted)
+        return replace(course, wanted=torch.where(at_once, wanted, NONE), signals=signals), ahead
+
     @property
     def _reported_cells(self) -> int:
         return min(self.world.shape[2], 9)
@@ -226,6 +272,37 @@ class Loop:
             state = unmeasured(self.step(state, self.sampled_from - first))
             first = self.sampled_from
         return self.step(state, end - first)
+
+    def _run_queued(
+        self, signalling: Signalling, state: State, signals: Signals, periods: int
+    ) -> tuple[State, Signals, Tensor]:
+        """The steps of a period, and the cells that commands named in it, `[W, U]`."""
+        told = torch.full(state.status.shape, NONE).flatten()
+        for number in range(self.period_steps):
+            steps = periods * self.period_steps + number
+            signals, state, user, at_s = signalling.step(
+                signals, state, steps, reports_ask=self.placement == "device"
+            )
+            if len(user):
+                told = told.index_copy(0, user, signals.wanted[user])
+                if not self.conditional:
+                    late_s = at_s - signalling.time_s(steps)
+                    state = _commanded(state, user, signals.wanted[user], late_s / self.config.step_s)
+            if self.config.sample_s and number == self.sampled_from:
+                state = unmeasured(state)
+            offered_bits = state.bulk_bits.clone()
+            state = self.step(state, 1)
+            signals = signalling.settle(signals, state, offered_bits, steps + 1)
+        return state, signals, told.view(state.status.shape)
+
+
+def _commanded(state: State, user: Tensor, cell: Tensor, steps: Tensor) -> State:
+    """Commands that arrive within the step that begins act from the nearest step on."""
+    target = state.target.flatten().index_copy(0, user, cell.int())
+    wait = state.command_steps.flatten().index_copy(0, user, steps.round().int())
+    return replace(
+        state, target=target.view_as(state.target), command_steps=wait.view_as(state.command_steps)
+    )
 
 
 def _holds(prepared: Tensor, cell: Tensor) -> Tensor:
@@ -244,14 +321,7 @@ def _execute_prepared(state: State, wanted: Tensor, prepared: Tensor) -> tuple[S
 def _refused(state: State, config: RadioConfig) -> tuple[State, Tensor]:
     """Handover failure of TR 36.839 clause 5.2.1.3: the command comes while T310 runs, `[W, U]`."""
     refused = (state.status == CONNECTED) & (state.target != NONE) & (state.t310_steps != NONE)
-    if config.messages == "sinr" or not bool(refused.any()):
+    if config.messages != "t310" or not bool(refused.any()):
         return state, torch.zeros_like(refused)
-    timer = max(1, config.steps(config.reestablishment_s))
-    return replace(
-        state,
-        status=torch.where(refused, REESTABLISHING, state.status).int(),
-        timer_steps=torch.where(refused, timer, state.timer_steps).int(),
-        target=torch.where(refused, NONE, state.target).int(),
-        t310_steps=torch.where(refused, NONE, state.t310_steps).int(),
-        handover_failures=state.handover_failures + refused.int(),
-    ), refused
+    state = reestablish(state, refused, config)
+    return replace(state, handover_failures=state.handover_failures + refused.int()), refused

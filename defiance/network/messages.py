@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from defiance.link import PURPOSES, LossyLink, Packets, loss_from_sinr
+from defiance.link import PURPOSES, Deliveries, LossyLink, Packets, loss_from_sinr
 from defiance.network.settings import RadioConfig
 from defiance.network.state import NONE, State, sinr_db
 from defiance.network.world import World
@@ -47,6 +47,12 @@ class Messenger:
         self.messages = torch.zeros(worlds, dtype=torch.int64)
         self.lost = torch.zeros(worlds, dtype=torch.int64)
         self.prepared = torch.zeros(worlds, dtype=torch.int64)
+        self.commands = torch.zeros(worlds, dtype=torch.int64)
+        self.command_delay_s = torch.zeros(worlds, dtype=torch.float64)
+        self.bulk = torch.zeros(worlds, dtype=torch.int64)
+        self.bulk_delay_s = torch.zeros(worlds, dtype=torch.float64)
+        self.wire = torch.zeros(worlds, dtype=torch.int64)
+        self.wire_delay_s = torch.zeros(worlds, dtype=torch.float64)
 
     def report(self, state: State, senders: Tensor, period: int, now_s: float, cells: int) -> Tensor:
         """Sends a report of `cells` cells from every marked user; returns who was heard, `[W, U]`."""
@@ -75,6 +81,8 @@ class Messenger:
             offered_s=now_s,
         )
         told = self._send(self.downlink, command, now_s, state)
+        delay_s = 2 * self.config.air_delay_s + self.config.preparation_s
+        self.count_commands(told, torch.full(told.shape, delay_s, dtype=torch.float64))
         target = state.target.flatten().index_copy(0, told, wanted.flatten()[told].int())
         ahead_s = self.config.air_delay_s + now_s - self.config.steps(now_s) * self.config.step_s
         wait = torch.full_like(target, self.config.steps(max(0.0, ahead_s)))
@@ -85,12 +93,41 @@ class Messenger:
         loss = loss_from_sinr(sinr_db(state).flatten())
         if self.config.messages == "t310":
             loss = (state.sinr.flatten() <= 0).to(loss.dtype)
+        elif self.config.messages == "ideal":
+            loss = torch.zeros_like(loss)
         held = link.offer(replace(link.initial(), loss_probability=loss), packets, now_s)
         _, deliveries = link.advance(held, math.inf, self.stream)
-        worlds, users = self.shape
         user = deliveries.source + deliveries.destination  # one of them is the network, 0
+        self.count(deliveries, user)
+        return user[deliveries.delivered]
+
+    def count(self, deliveries: Deliveries, user: Tensor) -> None:
+        """Folds what became of messages of users, `[n]`."""
+        worlds, users = self.shape
         world = user // users
         self.bits.index_put_((world, deliveries.purpose), deliveries.sent_bits, accumulate=True)
         self.messages += torch.bincount(world, minlength=worlds)
         self.lost += torch.bincount(world[~deliveries.delivered], minlength=worlds)
-        return user[deliveries.delivered]
+
+    def count_commands(self, user: Tensor, delay_s: Tensor) -> None:
+        """Folds how long after a report was due its command arrived at users, `[n]`."""
+        worlds, users = self.shape
+        self.commands += torch.bincount(user // users, minlength=worlds)
+        self.command_delay_s += torch.bincount(user // users, delay_s, worlds)
+
+    def count_bulk(self, deliveries: Deliveries, user: Tensor) -> None:
+        """Folds other payloads of users, `[n]`, that have arrived."""
+        worlds, users = self.shape
+        world = user // users
+        self.bits.index_put_((world, deliveries.purpose), deliveries.sent_bits, accumulate=True)
+        self.bulk += torch.bincount(world, minlength=worlds)
+        self.bulk_delay_s += torch.bincount(world, deliveries.arrived_s - deliveries.offered_s, worlds)
+
+    def count_wire(self, deliveries: Deliveries, sites: int, processing_s: float) -> None:
+        """Folds other payloads of stations, `[n]`, that have left the wire; the link's delay isn't theirs."""
+        worlds, _ = self.shape
+        world = deliveries.source // sites
+        self.bits.index_put_((world, deliveries.purpose), deliveries.sent_bits, accumulate=True)
+        self.wire += torch.bincount(world, minlength=worlds)
+        delay_s = deliveries.arrived_s - deliveries.offered_s - processing_s
+        self.wire_delay_s += torch.bincount(world, delay_s, worlds)

@@ -11,15 +11,17 @@ is sent again, bits and all, and given up after too many times.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 
-from defiance.link import Deliveries, Packets, joined, outcome, with_headers
+from defiance.errors import DefianceError
+from defiance.link import Deliveries, Packets, outcome, with_headers
 from defiance.seeding import Stream
 
 AIR_HEADER_BITS = 96
@@ -28,42 +30,83 @@ AIR_HEADER_BITS = 96
 DONE_BITS = 1e-6
 """What is left of a packet by rounding when a step was to send all of it."""
 
+WHOLE = ("id", "source", "destination", "purpose", "payload_bits", "queue", "bits", "repeats")
+REAL = ("offered_s", "ready_s", "left_bits")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Packets in queues, columns of `WHOLE` and `REAL` in two arrays: most steps touch but a few packets.
+
+    Attributes:
+        whole: the packets' columns, the number of their queue, bits of one transmission with headers, and
+            transmissions lost so far; int64 `[8, n]`.
+        real: when offered, when ready to be sent (later than offered if sent again; of those in flight: when
+            they arrive), bits still to be sent; float64 `[3, n]`.
+    """
+
+    whole: NDArray[np.int64]
+    real: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """How many they are."""
+        return self.whole.shape[1]
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        """One column, `[n]`."""
+        if name not in WHOLE and name not in REAL:
+            raise AttributeError(name)
+        columns: NDArray[Any] = self.whole if name in WHOLE else self.real
+        column: NDArray[Any] = columns[(WHOLE if name in WHOLE else REAL).index(name)]
+        return column
+
+    def select(self, which: NDArray[Any]) -> Rows:
+        """Those that a mask or an index names."""
+        return Rows(self.whole[:, which], self.real[:, which])
+
+    def joined(self, other: Rows) -> Rows:
+        """These, then the others."""
+        if not len(other) or not len(self):
+            return self if len(self) else other
+        return Rows(np.hstack([self.whole, other.whole]), np.hstack([self.real, other.real]))
+
+    def packets(self) -> Packets:
+        """As a batch."""
+        return Packets(
+            **{field.name: torch.from_numpy(getattr(self, field.name).copy()) for field in fields(Packets)}
+        )
+
+
+NOTHING = Rows(np.empty((len(WHOLE), 0), np.int64), np.empty((len(REAL), 0)))
+NO_DELIVERIES = Deliveries.empty()
+
 
 @dataclass(frozen=True)
 class QueueState:
     """What is on a queued link.
 
     Attributes:
-        packets: that wait, queue by queue, each in the order of service.
-        queue: int64 [n], where each waits.
-        ready_s: float64 [n], when it may be sent: as it was offered, or later, to be sent again.
-        left_bits: float64 [n], still to be sent.
-        repeats: int64 [n], transmissions that were lost.
-        in_flight: all is sent; they arrive at ``in_flight.arrived_s``.
+        waiting: queue by queue, each in the order of service.
+        in_flight: all is sent; they arrive at ``in_flight.ready_s``.
         now_s: so much time has passed.
         rate_bps: float64 [] or [queues], from now on; whoever knows the radio replaces it.
         loss_probability: float64 [] or [queues], of one transmission of a whole packet; likewise.
     """
 
-    packets: Packets
-    queue: Tensor
-    ready_s: Tensor
-    left_bits: Tensor
-    repeats: Tensor
-    in_flight: Deliveries
+    waiting: Rows
+    in_flight: Rows
     now_s: float
     rate_bps: Tensor
     loss_probability: Tensor
 
     def __len__(self) -> int:
         """How many packets wait."""
-        return len(self.packets)
+        return len(self.waiting)
 
-    def select(self, which: Tensor) -> QueueState:
-        """The state in which only the packets wait that a mask or an index names."""
-        columns = (getattr(self, name)[which] for name in ("queue", "ready_s", "left_bits", "repeats"))
-        return replace(self, **dict(zip(("queue", "ready_s", "left_bits", "repeats"), columns, strict=True)),
-                       packets=self.packets.select(which))  # fmt: skip
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on the link."""
+        return not len(self.waiting) and not len(self.in_flight)
 
 
 @dataclass(frozen=True)
@@ -90,129 +133,118 @@ class QueuedLink:
 
     def initial(self) -> QueueState:
         """Return the state in which nothing waits."""
-        whole, real = torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.float64)
         rate, loss = (torch.tensor(x, dtype=torch.float64) for x in (self.rate_bps, self.loss_probability))
-        return QueueState(
-            Packets.empty(), whole, real, real, whole, Deliveries.empty(), -math.inf, rate, loss
-        )
-
-    def bits(self, packets: Packets) -> Tensor:
-        """Bits of one transmission, headers included, int64 [n]."""
-        return with_headers(packets.payload_bits, self.header_bits)
+        return QueueState(NOTHING, NOTHING, -math.inf, rate, loss)
 
     def offer(self, state: QueueState, packets: Packets, now_s: float) -> QueueState:
         """Put packets into their queues, in the order of offered_s, then of id."""
         if not len(packets):
             return state
-        joined(Packets.empty(), packets, now_s)
-        return self._enqueue(
-            state,
-            packets,
-            packets.offered_s,
-            self.bits(packets).double(),
-            torch.zeros_like(packets.id),
-        )
-
-    def _enqueue(
-        self, state: QueueState, packets: Packets, ready_s: Tensor, bits: Tensor, repeats: Tensor
-    ) -> QueueState:
-        packets = Packets.concatenate(state.packets, packets)
-        queue = torch.cat([state.queue, getattr(packets, self.end)[len(state) :]])
-        ready_s = torch.cat([state.ready_s, ready_s])
-        order = torch.from_numpy(np.lexsort((packets.id.numpy(), ready_s.numpy(), queue.numpy())))
-        left_bits, repeats = torch.cat([state.left_bits, bits]), torch.cat([state.repeats, repeats])
-        return replace(
-            state, packets=packets, queue=queue, ready_s=ready_s, left_bits=left_bits, repeats=repeats
-        ).select(order)
+        offered_s = packets.offered_s.numpy()
+        if offered_s.min() < now_s:
+            raise DefianceError(
+                f"a packet stamped {offered_s.min()} s was offered at {now_s} s;"
+                " offer packets no later than their time"
+            )
+        bits = with_headers(packets.payload_bits, self.header_bits).numpy()
+        columns = [getattr(packets, name).numpy() for name in (*WHOLE[:5], self.end)]
+        rows = Rows(np.stack([*columns, bits, np.zeros_like(bits)]), np.stack([offered_s, offered_s, bits]))
+        return replace(state, waiting=_in_order(state.waiting.joined(rows)))
 
     def waiting_bits(self, state: QueueState, before_s: float, queues: int) -> Tensor:
         """Bits that may be sent before a time, `[queues]` float64."""
-        ready = state.ready_s < before_s
-        return torch.bincount(state.queue, state.left_bits * ready, queues)
+        rows, found = state.waiting, torch.zeros(queues, dtype=torch.float64)
+        _backlog(rows.queue, rows.ready_s, rows.left_bits, before_s, found.numpy())
+        return found
 
     def advance(self, state: QueueState, until_s: float, rng: Stream) -> tuple[QueueState, Deliveries]:
         """Send at the state's rates until `until_s`; return what arrived by then, and what was given up.
 
         Packets stamped `until_s` wait: others of the same stamp may still be offered.
         """
-        if not len(state) and not len(state.in_flight):
-            return replace(state, now_s=until_s), state.in_flight
-        given_up = []
-        while len(state):
-            left, finished_s = _served(state, until_s)
-            lost = self._lost(state, finished_s, rng)
-            again_s = (finished_s[lost] + self.repeat_s).min() if lost.any() else math.inf
-            reached_s = min(until_s, float(again_s))
-            if reached_s < until_s:  # who is sent again by then takes its turn among the others
-                left, finished_s = _served(state, reached_s)
+        waiting, flying, gone, now_s = state.waiting, state.in_flight, NOTHING, state.now_s
+        rate_bps = state.rate_bps.numpy().reshape(-1)
+        while len(waiting):
+            left, finished_s = _served(waiting, rate_bps, now_s, until_s)
+            lost = self._lost(waiting, state.loss_probability.numpy(), finished_s, rng)
+            reached_s = until_s
+            if lost.any() and finished_s[lost].min() + self.repeat_s < until_s:
+                # who is sent again by then takes its turn among the others
+                reached_s = float(finished_s[lost].min() + self.repeat_s)
+                left, finished_s = _served(waiting, rate_bps, now_s, reached_s)
                 lost &= finished_s <= reached_s
-            state, gone = self._settled(state, left, finished_s, lost)
-            state = replace(state, now_s=reached_s)
-            given_up.append(gone)
+            finished = finished_s < np.inf
+            waiting = Rows(waiting.whole, np.stack([waiting.offered_s, waiting.ready_s, left]))
+            if finished.any():
+                sent, lost, at_s = waiting.select(finished), lost[finished], finished_s[finished]
+                hopeless = lost & (sent.repeats >= self.most_repeats)
+                sent.real[1] = np.where(
+                    lost, np.where(hopeless, np.inf, at_s + self.repeat_s), at_s + self.delay_s
+                )
+                sent.real[2] = sent.bits
+                again = lost & ~hopeless
+                flying, gone = flying.joined(sent.select(~lost)), gone.joined(sent.select(hopeless))
+                waiting = waiting.select(~finished)
+                if again.any():
+                    repeated = sent.select(again)
+                    repeated.whole[-1] += 1
+                    waiting = _in_order(waiting.joined(repeated))
+            now_s = reached_s
             if reached_s == until_s:
                 break
-        due = state.in_flight.arrived_s <= until_s
-        arrived = state.in_flight.select(due)
-        state = replace(state, in_flight=state.in_flight.select(~due), now_s=until_s)
-        return state, Deliveries.concatenate(arrived, *given_up)
+        if len(flying):
+            due = flying.ready_s <= until_s
+            gone, flying = flying.select(due).joined(gone), flying.select(~due)
+        return replace(state, waiting=waiting, in_flight=flying, now_s=until_s), _deliveries(gone)
 
-    def _lost(self, state: QueueState, finished_s: Tensor, rng: Stream) -> Tensor:
-        """Which of the transmissions that finished were lost, bool [n]."""
-        finished = finished_s.isfinite()
-        chance = (
-            state.loss_probability[state.queue] if state.loss_probability.ndim else state.loss_probability
+    def _lost(
+        self, rows: Rows, chance: NDArray[np.float64], finished_s: NDArray[np.float64], rng: Stream
+    ) -> NDArray[np.bool_]:
+        """Which of the transmissions that finished were lost, `[n]`."""
+        lost = np.zeros(len(rows), np.bool_)
+        which = np.flatnonzero(finished_s < np.inf)
+        if len(which) and (chance > 0).any():
+            chance = chance[rows.queue[which]] if chance.ndim else chance
+            draw = rng.uniform(torch.from_numpy(rows.id[which] ^ (rows.repeats[which] << 56))).numpy()
+            lost[which] = draw < chance
+        return lost
+
+    def discard(self, state: QueueState, which: NDArray[np.bool_]) -> tuple[QueueState, Deliveries]:
+        """Takes waiting packets, `[n]`, out of the queues: lost, with the bits that were sent of them."""
+        gone = state.waiting.select(which)
+        sent = gone.bits * (gone.repeats + 1) - np.ceil(gone.left_bits).astype(np.int64)
+        lost = outcome(
+            gone.packets(), torch.full((len(gone),), torch.inf, dtype=torch.float64), torch.from_numpy(sent)
         )
-        if not bool((chance > 0).any()):
-            return torch.zeros_like(finished)
-        return finished & (rng.uniform(state.packets.id ^ (state.repeats << 56)) < chance)
-
-    def _settled(
-        self, state: QueueState, left: Tensor, finished_s: Tensor, lost: Tensor
-    ) -> tuple[QueueState, Deliveries]:
-        """Moves what was sent into the air, and what was lost to the end of its queue."""
-        finished = finished_s.isfinite()
-        if not bool(finished.any()):
-            return replace(state, left_bits=left), Deliveries.empty()
-        sent, at_s = state.select(finished), finished_s[finished]
-        lost = lost[finished]
-        hopeless = lost & (sent.repeats >= self.most_repeats)
-        again = lost & ~hopeless
-        bits = self.bits(sent.packets)
-        settled = outcome(
-            sent.packets,
-            arrived_s=torch.where(hopeless, torch.inf, at_s + self.delay_s),
-            sent_bits=bits * (sent.repeats + 1),
-        )
-        state = replace(state, left_bits=left).select(~finished)
-        state = replace(state, in_flight=Deliveries.concatenate(state.in_flight, settled.select(~lost)))
-        if bool(again.any()):
-            state = self._enqueue(
-                state,
-                sent.packets.select(again),
-                at_s[again] + self.repeat_s,
-                bits[again].double(),
-                sent.repeats[again] + 1,
-            )
-        return state, settled.select(hopeless)
-
-    def discard(self, state: QueueState, which: Tensor) -> tuple[QueueState, Deliveries]:
-        """Takes packets out of the queues, bool [n], lost; with the bits sent of them."""
-        gone = state.select(which)
-        bits = self.bits(gone.packets)
-        sent = bits * gone.repeats + (bits - gone.left_bits).floor().to(torch.int64)
-        lost = outcome(gone.packets, torch.full_like(gone.ready_s, torch.inf), sent_bits=sent)
-        return state.select(~which), lost
+        return replace(state, waiting=state.waiting.select(~which)), lost
 
 
-def _served(state: QueueState, until_s: float) -> tuple[Tensor, Tensor]:
+def _in_order(rows: Rows) -> Rows:
+    return rows.select(np.lexsort((rows.id, rows.ready_s, rows.queue)))
+
+
+def _deliveries(rows: Rows) -> Deliveries:
+    """Of rows whose `ready_s` is when they arrive."""
+    if not len(rows):
+        return NO_DELIVERIES
+    sent = torch.from_numpy(rows.bits * (rows.repeats + 1))
+    return outcome(rows.packets(), torch.from_numpy(rows.ready_s.copy()), sent)
+
+
+def _served(
+    rows: Rows, rate_bps: NDArray[np.float64], now_s: float, until_s: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bits left of every packet, and when its transmission finished, inf if not by then."""
-    left, finished_s = torch.empty_like(state.left_bits), torch.empty_like(state.ready_s)
-    rate = state.rate_bps.reshape(-1)
-    _serve(
-        state.queue.numpy(), state.ready_s.numpy(), state.left_bits.numpy(), rate.numpy(),
-        float(state.now_s), float(until_s), left.numpy(), finished_s.numpy(),
-    )  # fmt: skip
+    left, finished_s = np.empty((2, len(rows)))
+    _serve(rows.queue, rows.ready_s, rows.left_bits, rate_bps, now_s, until_s, left, finished_s)
     return left, finished_s
+
+
+@njit(nogil=True, cache=True)
+def _backlog(queue, ready_s, left_bits, before_s, found):  # type: ignore[no-untyped-def]
+    for i in range(len(queue)):
+        if ready_s[i] < before_s:
+            found[queue[i]] += left_bits[i]
 
 
 @njit(nogil=True, cache=True)

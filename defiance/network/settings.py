@@ -40,9 +40,13 @@ class RadioConfig:
     stay of a ping-pong), TS 38.133 clause 8.1 (evaluation periods of radio-link monitoring), TS 38.213 clause
     4.1 (SS burst period 20 ms), TR 36.942 annex A (attenuation of Shannon's rate; the cap is 256QAM's 8 x
     948/1024), TR 38.901 table 7.5-6 (delay spread), TS 38.423 clause 8.4.11 (load over Xn every 500 ms to 10
-    s). The floor of RSRP is the noise of one 30 kHz resource element at a noise figure of 7 dB, and TS
-    38.133's SSB Es/Iot of -6 dB. `messages = "t310"` is the criterion of TR 36.839 clause 5.2.1.3: a handover
-    command that arrives while T310 runs is a handover failure, every other message arrives.
+    s), TS 38.101-1 table 6.2.1-1 (23 dBm, power class 3), TS 38.213 clause 7.1.1 with the ranges of TS 38.331
+    (P0 and alpha; the values are ours, as is the interference over thermal), ITU-R M.2412 (a station's noise
+    figure); one slot of five is the uplink's where frames are DDDSU. The floor of RSRP is the noise of one 30
+    kHz resource element at a noise figure of 7 dB, and TS 38.133's SSB Es/Iot of -6 dB. `messages = "t310"`
+    is the criterion of TR 36.839 clause 5.2.1.3: a handover command that arrives while T310 runs is a
+    handover failure, every other message arrives. Settings marked "queued" matter with `messages = "queued"`
+    alone: see `defiance.network.signalling`.
     """
 
     step_s: float = field(
@@ -129,9 +133,12 @@ class RadioConfig:
             "help": "RSRP above which a cell is re-established in: any that is heard; -200: in any case",
         },
     )
-    messages: Literal["sinr", "t310"] = field(
+    messages: Literal["sinr", "t310", "ideal", "queued"] = field(
         default="sinr",
-        metadata={"help": "RRC messages are lost by SINR, or commands alone and only while T310 runs"},
+        metadata={
+            "help": "RRC messages are lost by SINR; commands alone and only while T310 runs; none is lost; "
+            "or they wait for each other and for the air"
+        },
     )
     xn_report_s: float = field(
         default=1.0,
@@ -140,6 +147,30 @@ class RadioConfig:
     air_delay_s: float = field(
         default=0.005,
         metadata={"min": 0.0, "max": 0.1, "unit": "s", "help": "a report or a command in the air"},
+    )
+    xn_bps: float = field(
+        default=1e9,
+        metadata={"min": 1e3, "max": 1e12, "unit": "bit/s", "help": "a station's wire, each way; queued"},
+    )
+    user_power_dbm: float = field(
+        default=23.0, metadata={"min": -40.0, "max": 33.0, "unit": "dBm", "help": "a user's most; queued"}
+    )
+    uplink_p0_dbm: float = field(
+        default=-80.0,
+        metadata={"min": -202.0, "max": 24.0, "unit": "dBm", "help": "P0 per resource block; queued"},
+    )
+    uplink_alpha: float = field(
+        default=0.8, metadata={"min": 0.0, "max": 1.0, "help": "compensated part of the path loss; queued"}
+    )
+    uplink_slots: float = field(
+        default=0.2, metadata={"min": 0.01, "max": 1.0, "help": "slots of the uplink, of all; queued"}
+    )
+    uplink_noise_figure_db: float = field(
+        default=5.0, metadata={"min": 0.0, "max": 20.0, "unit": "dB", "help": "of a station; queued"}
+    )
+    uplink_iot_db: float = field(
+        default=6.0,
+        metadata={"min": 0.0, "max": 30.0, "unit": "dB", "help": "interference over thermal; queued"},
     )
     ping_pong_s: float = field(
         default=1.0, metadata={"min": 0.0, "max": 10.0, "unit": "s", "help": "time of stay"}

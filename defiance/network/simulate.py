@@ -19,6 +19,7 @@ from defiance.network.failures import Failures, fold_failures, no_failures
 from defiance.network.loop import Loop, Placement
 from defiance.network.measurements import Observation
 from defiance.network.settings import RadioConfig
+from defiance.network.signalling import NO_BULK, BulkTraffic
 from defiance.network.state import NONE, State, sinr_db
 from defiance.network.world import World
 from defiance.scene.streets import ROUTE_SPACING_M
@@ -95,6 +96,10 @@ class Outcome:
         bits: bits sent over the air per purpose of `defiance.link.PURPOSES`, `[W, len(PURPOSES)]`.
         messages, lost: messages sent and lost in the air, `[W]`.
         prepared: handovers prepared over Xn, `PREPARATION_BITS` each, `[W]`.
+        command_delay_s: from the time at which a report was due to the arrival of the command that it led to,
+            on average, `[W]`; nan without commands.
+        bulk, bulk_delay_s: other payloads of users that arrived, and how long they took on average, `[W]`.
+        wire_delay_s: how long other payloads took to leave their station's wire, on average, `[W]`.
         decisions: decisions taken, `[W]`.
         failures: what failures of links and handovers were: states of TR 36.839, causes of TS 38.300.
         log: what was recorded, if anything was.
@@ -106,6 +111,10 @@ class Outcome:
     messages: Tensor
     lost: Tensor
     prepared: Tensor
+    command_delay_s: Tensor
+    bulk: Tensor
+    bulk_delay_s: Tensor
+    wire_delay_s: Tensor
     decisions: Tensor
     failures: Failures
     log: Log | None
@@ -122,6 +131,7 @@ def simulate(
     record: bool = False,
     warm_up_s: float = 1.0,
     advance: Callable[[int], None] | None = None,
+    bulk: BulkTraffic = NO_BULK,
 ) -> Outcome:
     """Runs all worlds under one policy.
 
@@ -134,6 +144,7 @@ def simulate(
         record: keep a `Log`.
         warm_up_s: time before counting starts (filters and histories fill).
         advance: called with the steps done, for progress bars.
+        bulk: payloads beside the users' own traffic; they need `messages = "queued"`.
 
     Raises:
         DefianceError: a procedure doesn't fit between two decisions, or routes end before the run does.
@@ -146,6 +157,7 @@ def simulate(
         placement=policy.placement,
         period_steps=policy.period_steps,
         conditional=isinstance(policy, ConditionalPolicy),
+        bulk=bulk,
     )
     course = loop.begin()
     memory = policy.initial(worlds, users, cells)
@@ -181,6 +193,10 @@ def simulate(
         messages=messenger.messages,
         lost=messenger.lost,
         prepared=messenger.prepared,
+        command_delay_s=messenger.command_delay_s / messenger.commands,
+        bulk=messenger.bulk,
+        bulk_delay_s=messenger.bulk_delay_s / messenger.bulk,
+        wire_delay_s=messenger.wire_delay_s / messenger.wire,
         decisions=torch.full((worlds,), (periods - counting_from) * users),
         failures=failures.since(failures_before),
         log=Log(*(torch.stack(column) for column in zip(*frames, strict=True))) if frames else None,

@@ -12,6 +12,7 @@ from defiance.report import words
 from defiance.report.comparison import Change
 from defiance.report.page import Headline, Section
 from defiance.report.worth import headlines as numbers
+from defiance.report.worth.contention import contention
 from defiance.report.worth.cost import cost, pay_back, training
 from defiance.report.worth.effect import failures, network
 from defiance.report.worth.gain import gain, gain_compared, generalisation
@@ -27,6 +28,7 @@ FOLDS: tuple[Callable[[View], Section | None], ...] = (
     cost,
     training,
     network,
+    contention,
     failures,
     pay_back,
     generalisation,

@@ -19,7 +19,7 @@ from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.studies import ALL_CORES, Progress, Workers, pool
 from defiance.studies.pool import Job, do, part
-from defiance.studies.worth import experiments, sheet
+from defiance.studies.worth import contention, experiments, sheet
 from defiance.studies.worth.environment import prepare
 from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import (
@@ -29,6 +29,7 @@ from defiance.studies.worth.settings import (
     Scenario,
     away_scenario,
     check,
+    contended_scenario,
     home_scenarios,
     kinds,
 )
@@ -131,7 +132,15 @@ def run(
                     (f"picture/{name}/{tests}/{s.name()}", _picture, (s, model, setting, parts, seeds[:4]))
                 )
         do("recording places and distributions", jobs, config, parts, progress, submit)
+        busy = contended_scenario(config)
+        contended: dict[tuple[str, str], tuple[str, Any, tuple[Any, ...]]] = {}
+        for candidate, regime, model, setting, rounds in sheet.contended(results, busy):
+            key = f"contention/{candidate if model is None else model.key}/{busy.name()}/{tests}"
+            arguments = (busy, model, setting, rounds, parts, seeds)
+            contended[candidate, regime] = (key, contention.contention, arguments)
+        do("judging with messages that wait", [*contended.values()], config, parts, progress, submit)
     results.pictures.update({key: part(parts, key) for key, _, _ in jobs})
+    results.contention.update({kind: part(parts, key) for kind, (key, _, _) in contended.items()})
     made = sheet.sheet(results)
     told = configuration.to_dict(asked)
     if asked.prices:

@@ -210,6 +210,13 @@ def away_scenario(config: Config) -> Scenario | None:
     return Scenario(Path(config.unseen_scene).stem, speed, config.loads[0], config.maps[0])
 
 
+def contended_scenario(config: Config) -> Scenario:
+    """The cell that is judged with messages that wait, too: the first vehicular one, on the first map."""
+    scenarios = home_scenarios(config)
+    fast = [s for s in scenarios if s.map == config.maps[0] and s.speed_kmh >= 10]
+    return (fast or scenarios)[0]
+
+
 def check(config: Config) -> None:
     """Refuses what would ask for nothing, or call two things by one name.
 

@@ -16,10 +16,10 @@ from defiance.prices import CITED
 from defiance.studies import machine
 from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps, home_scenarios
 from defiance.studies.worth.sheet.curves import curves
-from defiance.studies.worth.sheet.results import Results, at, pictured
-from defiance.studies.worth.sheet.rows import rows
+from defiance.studies.worth.sheet.results import Results, at, contended, pictured
+from defiance.studies.worth.sheet.rows import CONTENTION, rows
 
-__all__ = ["Results", "pictured", "sheet"]
+__all__ = ["Results", "contended", "pictured", "sheet"]
 
 
 def sheet(results: Results) -> Sheet:
@@ -71,6 +71,7 @@ def verdict(results: Results, found: tuple[Row, ...]) -> str:
         sentences += [_where(results, fast), _pay_back(config, chosen("break_even_time", fast))]
         if results.prices.electricity != CITED.electricity:
             sentences.append(_bill(chosen("electricity_payback_time", fast)))
+    sentences += _contention(results, found)
     away = away_scenario(config)
     if away:
         cap = caps(config, away)[0]
@@ -90,6 +91,12 @@ Cell = tuple[Scenario, float]
 """A scenario and a cap."""
 
 MAPS = {"raw": "On the traced map", "smooth": "Without the map's ray noise (3x3 median)"}
+
+WHO = {
+    "a3": "the rule",
+    "learned-station": "the function at the station",
+    "learned-device": "the function on the device",
+}
 
 AWAY = {
     "central": "as trained",
@@ -179,6 +186,26 @@ def _where(results: Results, cells: list[Cell]) -> str:
     text = f"Of {len(chosen)} scenarios, validation chose {listed}."
     over = sum(not results.comparable(k, s, c) for k, (s, c) in zip(chosen, cells, strict=True))
     return text + (f" In {over} of them no learned function keeps to the rule's handovers." if over else "")
+
+
+def _contention(results: Results, found: tuple[Row, ...]) -> list[str]:
+    """What waiting messages cost, against ideal control links."""
+    rows = {(r.candidate, r.metric, r.node): r for r in found if r.metric in CONTENTION}
+    if not rows:
+        return []
+    texts = []
+    for candidate, regime in results.contention:
+        cost = rows[candidate, "contention_outage", "queued"]
+        text = (
+            f"{WHO[candidate]} {100 * cost.mean:+.2f} points [{100 * cost.ci_low:+.2f}, "
+            f"{100 * cost.ci_high:+.2f}] of time in outage"
+        )
+        models = rows.get((candidate, "contention_outage", "queued-models"))
+        if models is not None and regime != "none":
+            text += f" ({100 * models.mean:+.2f} beside its model traffic)"
+        texts.append(text)
+    links = "Control messages that wait, for each other and for the air, instead of ideal links"
+    return [f"{links} cost {', '.join(texts)}."]
 
 
 def _bill(times: list[Row]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,7 @@ class Results:
     trained: dict[Model, dict[str, Any]]
     judged: dict[tuple[Model, Scenario], dict[str, Any]]
     pictures: dict[str, dict[str, Any]]
+    contention: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     prices: Prices = CITED
     calibration: Calibration | None = None
 
@@ -104,6 +105,23 @@ def pictured(results: Results, scenario: Scenario) -> list[tuple[str, Model | No
         ("a3/none", None, at(results.a3[scenario], cap)["setting"]),
         (f"learned-{kind[0]}/{kind[1]}", model, at(results.judged[model, scenario], cap)["setting"]),
     ]
+
+
+def contended(results: Results, scenario: Scenario) -> list[tuple[str, str, Model | None, list[float], int]]:
+    """Whom to judge with messages that wait, under a first cap: the rule, each placement's chosen function.
+
+    Candidate, regime, model, setting, rounds of training.
+    """
+    cap = caps(results.config, scenario)[0]
+    found: list[tuple[str, str, Model | None, list[float], int]] = [
+        ("a3", "none", None, at(results.a3[scenario], cap)["setting"], 0)
+    ]
+    for placement in dict.fromkeys(placement for placement, _ in results.models(scenario)):
+        kind = results.chosen(scenario, cap, placement)
+        model = results.models(scenario)[kind][0]
+        setting = at(results.judged[model, scenario], cap)["setting"]
+        found.append((f"learned-{placement}", kind[1], model, setting, results.trained[model]["rounds"]))
+    return found
 
 
 def pictures(results: Results, scenario: Scenario) -> list[tuple[str, str, str]]:

@@ -15,7 +15,14 @@ from defiance.network.loop import PERIOD_STEPS
 from defiance.prices import CITED
 from defiance.scene.drive_fits import Calibration
 from defiance.studies.worth.experiments import Model
-from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps, home_scenarios
+from defiance.studies.worth.settings import (
+    Config,
+    Scenario,
+    away_scenario,
+    caps,
+    contended_scenario,
+    home_scenarios,
+)
 from defiance.studies.worth.sheet.costs import (
     Cost,
     Running,
@@ -32,6 +39,9 @@ UNITS = {
     "training_operations_total": "op",
     "rsrp_offset": "dB",
     "rsrp_distance": "dB",
+    "command_delay": "s",
+    "model_delay": "s",
+    "wire_delay": "s",
 }
 """Units of metrics that are this study's own; the others have none."""
 
@@ -43,6 +53,9 @@ NETWORK_RATES = (
     "throughput",
 )
 
+
+CONTENTION = ("control_outage_share", "control_outage_cut", "contention_outage", "command_delay")
+"""With control links that are ideal, queued, or queued with model traffic: the row's node says which."""
 
 YEAR_S = 365.25 * 86400
 
@@ -60,6 +73,7 @@ def rows(results: Results) -> Iterator[Row]:
             yield from _scenario_rows(results, scenario, cap)
     for scenario in results.a3:
         yield from _unseen_street_rows(results, scenario)
+    yield from _contention_rows(results)
     yield from _training_rows(results)
 
 
@@ -261,6 +275,33 @@ def _unseen_street_rows(results: Results, scenario: Scenario) -> Iterator[Row]:
             yield row("network", "generalisation", mean_interval(1 - own), n, "measured")
             cut = relative(rule - own, float(rule.mean()))
             yield row("network", "outage_cut", mean_interval(cut), n, "measured")
+
+
+# --- contention -----------------------------------------------------------------------------------------
+
+
+def _contention_rows(results: Results) -> Iterator[Row]:
+    """Outage with ideal control links and with queues in the same worlds, and what messages waited."""
+    if not results.contention:
+        return
+    scenario = contended_scenario(results.config)
+    name, rule = scenario.name(caps(results.config, scenario)[0]), results.contention["a3", "none"]
+    for (candidate, regime), found in results.contention.items():
+        row = _maker(candidate, regime, name)
+        ideal = np.array(found["ideal"]["outage_share"])
+        for links, test in found.items():
+            outage, n = np.array(test["outage_share"]), len(test["outage_share"])
+            yield row(links, "control_outage_share", mean_interval(outage), n, "measured")
+            if links != "ideal":
+                yield row(links, "contention_outage", mean_interval(outage - ideal), n, "measured")
+            if candidate != "a3":
+                base = np.array(rule[links]["outage_share"])
+                cut = relative(base - outage, float(base.mean()))
+                yield row(links, "control_outage_cut", mean_interval(cut), n, "measured")
+            for metric in ("command_delay", "model_delay", "wire_delay"):
+                known = [delay for delay in test[metric] if math.isfinite(delay)]
+                if known:
+                    yield row(links, metric, mean_interval(known), len(known), "measured")
 
 
 # --- training -------------------------------------------------------------------------------------------
