@@ -23,6 +23,7 @@ from scipy.special import stdtrit
 from defiance.errors import DefianceError
 from defiance.link import PURPOSES, Deliveries
 from defiance.parts import write_atomically
+from defiance.sensitivity import Sensitivity
 
 SCHEMA = "defiance.sheet/1"
 PROVENANCES = ("counted", "measured", "modelled", "estimated", "user")
@@ -221,7 +222,7 @@ _METRICS = (
     ),
     Metric(
         "spiking_energy_ratio",
-        "1",
+        "times",
         "Energy of S-VDIB's device half, without radio, over that of the candidate's.",
         "lower",
     ),
@@ -234,9 +235,9 @@ _METRICS = (
     ),
     Metric("energy_low", "J", "Energy at the optimistic ends of the cited constants.", "lower"),
     Metric("energy_high", "J", "Energy at the pessimistic ends of the cited constants.", "lower"),
-    Metric("spiking_energy_ratio_low", "1", "The ratio at the ends that favour S-VDIB most.", "lower"),
+    Metric("spiking_energy_ratio_low", "times", "The ratio at the ends that favour S-VDIB most.", "lower"),
     Metric(
-        "spiking_energy_ratio_high", "1", "The ratio at the ends that favour the candidate most.", "lower"
+        "spiking_energy_ratio_high", "times", "The ratio at the ends that favour the candidate most.", "lower"
     ),
     Metric("events", "events", "Events of a recording that the device sees.", "lower"),
     Metric("spikes", "spikes", "Spikes of hidden neurons for a recording.", "lower"),
@@ -337,6 +338,7 @@ class Sheet:
         rows: the measurements.
         curves: what the figures draw.
         verdict: the answer, in words.
+        sensitivities: what the verdict rests on.
     """
 
     study: str
@@ -348,6 +350,7 @@ class Sheet:
     rows: tuple[Row, ...]
     curves: tuple[Curve, ...]
     verdict: str
+    sensitivities: tuple[Sensitivity, ...] = ()
 
     def select(self, **columns: str | int) -> tuple[Row, ...]:
         """Return the rows whose columns have these values: ``select(metric="energy", node="device")``."""
@@ -389,6 +392,7 @@ class Sheet:
         content = {"schema": SCHEMA} | {field.name: getattr(self, field.name) for field in fields(self)}
         content["rows"] = [asdict(row) for row in self.rows]
         content["curves"] = [asdict(curve) for curve in self.curves]
+        content["sensitivities"] = [asdict(one) for one in self.sensitivities]
         text = json.dumps(_plain(content), ensure_ascii=False, allow_nan=False, indent=1)
         columns = {field.name: [getattr(row, field.name) for row in self.rows] for field in fields(Row)}
         parquet = io.BytesIO()
@@ -527,6 +531,7 @@ def _parse(kind: Any, value: Any, place: str) -> Any:
     """Return what JSON gave for a field of that type, or say what is wrong with it and where."""
     if isinstance(kind, type) and is_dataclass(kind):
         table, hints = _expect(value, dict, "a table", place), get_type_hints(kind)
+        table = {field.name: [] for field in fields(kind) if field.default == ()} | table
         for problem, names in (
             ("lacks", hints.keys() - table.keys()),
             ("knows no", table.keys() - hints.keys()),

@@ -19,6 +19,7 @@ from defiance.parts import write_atomically
 from defiance.report import comparison, figures, sections, tables, words
 from defiance.report.figures import Figure, Plot
 from defiance.report.page import Page, Section, Source
+from defiance.report.sensitivity import rests_on
 from defiance.report.stories import story
 from defiance.report.tables import Table
 
@@ -75,7 +76,7 @@ def _report(sheet: Sheet) -> Page:
     told = story(sheet)
     verdict, *rest = words.sentences(sheet.verdict)
     question = told.question(sheet)
-    parts = [*told.sections(sheet), sections.everything(sheet)]
+    parts = [*told.sections(sheet), rests_on(sheet), sections.everything(sheet)]
     return Page(
         title=f"{question} · DEFIANCE",
         version=sheet.version,

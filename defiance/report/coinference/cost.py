@@ -79,7 +79,7 @@ def _ratio_table(view: View) -> Table | None:
             rows.append((tables.name(words.candidate(candidate)), accuracy, *cells))
     caption = (
         "Energy of S-VDIB's device half over that of each conventional candidate's, without radio, beside "
-        "the candidate's accuracy without noise. 20 % is a fifth."
+        "the candidate's accuracy without noise. 0.2 times is a fifth."
     )
     head = ("candidate", "accuracy without noise", *nodes)
     return tables.table("energy-ratio", caption, head, rows) if rows else None

@@ -12,6 +12,7 @@ from defiance.studies import machine
 from defiance.studies.coinference.sheet.curves import curves
 from defiance.studies.coinference.sheet.results import Results
 from defiance.studies.coinference.sheet.rows import rows
+from defiance.studies.coinference.sheet.sensitivity import sensitivities
 from defiance.studies.coinference.sheet.verdict import verdict
 
 __all__ = ["Results", "sheet"]
@@ -30,4 +31,5 @@ def sheet(results: Results) -> Sheet:
         rows=found,
         curves=tuple(curves(results)),
         verdict=verdict(results),
+        sensitivities=tuple(sensitivities(results)),
     )

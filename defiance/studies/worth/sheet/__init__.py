@@ -18,6 +18,7 @@ from defiance.studies.worth.settings import Config, Scenario, away_scenario, cap
 from defiance.studies.worth.sheet.curves import curves
 from defiance.studies.worth.sheet.results import Results, at, contended, pictured
 from defiance.studies.worth.sheet.rows import CONTENTION, rows
+from defiance.studies.worth.sheet.sensitivity import sensitivities
 
 __all__ = ["Results", "contended", "pictured", "sheet"]
 
@@ -35,6 +36,7 @@ def sheet(results: Results) -> Sheet:
         rows=found,
         curves=tuple(curves(results)),
         verdict=verdict(results, found),
+        sensitivities=tuple(sensitivities(results)),
     )
 
 
