@@ -410,15 +410,15 @@ def loss_from_sinr(sinr_db: Tensor) -> Tensor:
     Returns:
         [...], in [0, 1].
     """
-    return torch.sigmoid((_HALF_LOSS_DB - sinr_db) * _LOSS_SLOPE_PER_DB)
+    return torch.sigmoid((HALF_LOSS_DB - sinr_db) * LOSS_SLOPE_PER_DB)
 
 
 def _logit(probability: float) -> float:
     return math.log(probability / (1.0 - probability))
 
 
-_LOSS_SLOPE_PER_DB = (_logit(Q_OUT_BLOCK_ERROR_RATE) - _logit(Q_IN_BLOCK_ERROR_RATE)) / (Q_IN_DB - Q_OUT_DB)
-_HALF_LOSS_DB = Q_OUT_DB + _logit(Q_OUT_BLOCK_ERROR_RATE) / _LOSS_SLOPE_PER_DB
+LOSS_SLOPE_PER_DB = (_logit(Q_OUT_BLOCK_ERROR_RATE) - _logit(Q_IN_BLOCK_ERROR_RATE)) / (Q_IN_DB - Q_OUT_DB)
+HALF_LOSS_DB = Q_OUT_DB + _logit(Q_OUT_BLOCK_ERROR_RATE) / LOSS_SLOPE_PER_DB
 
 
 def joined(waiting: Packets, packets: Packets, now_s: float) -> Packets:

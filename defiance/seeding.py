@@ -47,11 +47,16 @@ class Stream:
         Returns:
             float64 [...], uniform in [0, 1).
         """
-        bits = ids * _signed(GOLDEN_GAMMA) + _signed(self._number(64))
+        bits = ids * _signed(GOLDEN_GAMMA) + _signed(self.key)
         bits = (bits ^ _shifted(bits, 30)) * _signed(FIRST_MULTIPLIER)
         bits = (bits ^ _shifted(bits, 27)) * _signed(SECOND_MULTIPLIER)
         bits = bits ^ _shifted(bits, 31)
         return _shifted(bits, 11).to(torch.float64) * 2.0**-53
+
+    @property
+    def key(self) -> int:
+        """Where the generator of `uniform` starts, 64 bits without a sign."""
+        return self._number(64)
 
     def _number(self, bits: int) -> int:
         digest = hashlib.sha256(f"{self.seed}/{self.name}".encode()).digest()

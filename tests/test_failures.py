@@ -160,7 +160,7 @@ def test_who_is_handed_over_too_early_comes_back() -> None:
 def test_a_command_fails_while_t310_runs() -> None:
     """TR 36.839 clause 5.2.1.3: cell 0 at -10 dB starts T310 after 200 ms; the command comes 150 ms later."""
     world = corridor([[gain_for_snr(-10.0), gain_for_snr(-11.0)]] * 2)
-    ideal = replace(RADIO, messages="t310", t310_s=2.0)
+    ideal = replace(RADIO, messages="t310", t310_s=2.0, suitable_dbm=-200.0)
     early, late = (
         outcome_of(world, Course((1,)), ideal, 0.6),
         outcome_of(world, Course((NONE,) * 3 + (1,)), ideal, 2),

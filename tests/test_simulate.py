@@ -14,7 +14,7 @@ from worlds import RADIO, corridor, gain_for_snr, random_world, start
 
 from defiance.control.handover import A3
 from defiance.errors import DefianceError
-from defiance.link import PURPOSES
+from defiance.link import PURPOSES, Packets, loss_from_sinr
 from defiance.network.loop import Loop
 from defiance.network.measurements import (
     RSRP_FLOOR_DBM,
@@ -27,7 +27,7 @@ from defiance.network.measurements import (
 from defiance.network.messages import COMMAND_BITS, Messenger, report_bits
 from defiance.network.settings import RadioConfig
 from defiance.network.simulate import Outcome, simulate
-from defiance.network.state import NONE, State
+from defiance.network.state import NONE, State, sinr_db
 from defiance.network.world import World, draw_worlds
 from defiance.seeding import stream
 
@@ -247,7 +247,7 @@ def test_losses_follow_the_sinr(snr_db: float, lost: float) -> None:
     world = equal_cells(users=4000)
     everyone = torch.ones(1, 4000, dtype=torch.bool)
     messenger = Messenger(world, RADIO, stream(1, "m"))
-    heard = messenger.report(with_sinr(world, snr_db), everyone, 0, 0.0, 3)
+    heard = messenger.report(with_sinr(world, snr_db), everyone, 0, 3)
     assert 1 - heard.double().mean().item() == pytest.approx(lost, abs=0.024 if 0 < lost < 1 else 1e-9)
     assert messenger.messages.tolist() == [4000]
     assert messenger.lost.tolist() == [int((~heard).sum())]
@@ -257,11 +257,41 @@ def test_losses_follow_the_sinr(snr_db: float, lost: float) -> None:
     assert bool(((told.target == 1) | (told.target == NONE)).all())
 
 
+@pytest.mark.parametrize("messages", ["sinr", "t310"])
+def test_messages_go_as_over_a_lossy_link(messages: Literal["sinr", "t310"]) -> None:
+    """Who is heard, and what it costs, packet by packet."""
+    config, worlds, users = RadioConfig(messages=messages), 2, 700
+    world, rng = random_world(1, worlds, users, 3), torch.Generator().manual_seed(1)
+    sinr = 10 ** torch.linspace(-2.5, 1, worlds * users)
+    state = replace(start(world), sinr=torch.where(sinr > 0.005, sinr, 0.0).view(worlds, users))
+    senders = torch.rand(worlds, users, generator=rng) < 0.7
+    messenger = Messenger(world, config, stream(1, "m"))
+    heard = messenger.report(state, senders, 3, 9)
+
+    link, user = messenger.uplink, senders.flatten().nonzero().squeeze(-1)
+    loss = (
+        loss_from_sinr(sinr_db(state).flatten()) if messages == "sinr" else (state.sinr.flatten() <= 0) * 1.0
+    )
+    packets = Packets.of(
+        messenger.key[user] + 4 * 3,
+        source=user,
+        purpose="assistance",
+        payload_bits=report_bits(9),
+        offered_s=0.3,
+    )
+    offered = link.offer(replace(link.initial(), loss_probability=loss), packets, 0.3)
+    _, deliveries = link.advance(offered, math.inf, stream(1, "m"))
+    assert torch.equal(user[deliveries.delivered], heard.flatten().nonzero().squeeze(-1))
+    assert messenger.lost.sum() == (~deliveries.delivered).sum() > 30
+    assert messenger.messages.tolist() == senders.sum(1).tolist()
+    assert messenger.bits[:, PURPOSES.index("assistance")].sum() == deliveries.sent_bits.sum()
+
+
 def test_who_is_not_connected_is_not_heard() -> None:
     world = equal_cells(users=10)
     messenger = Messenger(world, RADIO, stream(1, "m"))
     state = replace(start(world), sinr=torch.zeros(1, 10))
-    assert not messenger.report(state, torch.ones(1, 10, dtype=torch.bool), 0, 0.0, 3).any()
+    assert not messenger.report(state, torch.ones(1, 10, dtype=torch.bool), 0, 3).any()
 
 
 def test_a_messages_fate_does_not_depend_on_the_others() -> None:
@@ -273,10 +303,10 @@ def test_a_messages_fate_does_not_depend_on_the_others() -> None:
     for senders in (everyone, some):
         messenger = Messenger(world, RADIO, stream(1, "m"))
         messenger.command(state, torch.where(senders, 1, NONE), 3, 0.3)
-        fates.append(messenger.report(state, senders, 4, 0.4, 3))
+        fates.append(messenger.report(state, senders, 4, 3))
     assert 0 < fates[0].sum() < 500
     assert torch.equal(fates[0] & some, fates[1])
-    later = Messenger(world, RADIO, stream(1, "m")).report(state, everyone, 5, 0.5, 3)
+    later = Messenger(world, RADIO, stream(1, "m")).report(state, everyone, 5, 3)
     assert not torch.equal(later, fates[0])
 
 

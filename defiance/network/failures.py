@@ -14,11 +14,14 @@ Shapes: W worlds, U users.
 
 from __future__ import annotations
 
+from collections import namedtuple
 from dataclasses import dataclass, fields, replace
 
 import torch
+from numba import njit
 from torch import Tensor
 
+from defiance.network.scheduling import LOOP
 from defiance.network.settings import RadioConfig
 from defiance.network.state import NONE, REESTABLISHING, State
 
@@ -86,37 +89,64 @@ def fold_failures(
         refused: whether a command came while T310 ran, `[W, U]`.
         target: cell that the last handover command named, `[W, U]`.
     """
-    link_failed = (state.link_failures > failures.link_failures) | refused
-    executing_failed = (state.handover_failures > failures.handover_failures) & ~refused
-    if not bool((link_failed | executing_failed | (failures.left != NONE)).any()):
-        return failures
-
-    since_steps = max(1, config.steps(config.reestablishment_s)) - state.timer_steps
-    recent = (state.previous != NONE) & (state.stay_steps - since_steps <= config.steps(config.ping_pong_s))
-    left = torch.where(link_failed, state.serving, torch.where(executing_failed, target, failures.left))
-    source = torch.where(link_failed, torch.where(recent, state.previous, NONE), failures.source)
-    source = torch.where(executing_failed, state.serving, source)
-
-    back = (left != NONE) & (state.status != REESTABLISHING)
-    too_early = back & (source != NONE) & (state.serving == source)
-    same_cell = back & ~too_early & (state.serving == left)
-    too_late = back & ~same_cell & (source == NONE)
-    wrong_cell = back & ~too_early & ~same_cell & ~too_late
-    state_2 = link_failed & (triggered | refused)
-    counted = {
-        "state_1": link_failed & ~state_2,
-        "state_2": state_2,
-        "state_3": executing_failed,
-        "too_late": too_late,
-        "too_early": too_early,
-        "wrong_cell": wrong_cell,
-        "same_cell": same_cell,
-    }
-    return replace(
-        failures,
-        link_failures=state.link_failures.clone(),
-        handover_failures=state.handover_failures.clone(),
-        source=torch.where(back, NONE, source),
-        left=torch.where(back, NONE, left),
-        **{name: getattr(failures, name) + event.int() for name, event in counted.items()},
+    after = Failures(*(getattr(failures, f.name).clone() for f in fields(Failures)))
+    _fold_loop(
+        _After(*(value.numpy() for value in vars(after).values())),
+        state.link_failures.numpy(),
+        state.handover_failures.numpy(),
+        state.serving.numpy(),
+        state.previous.numpy(),
+        state.status.numpy(),
+        state.stay_steps.numpy(),
+        state.timer_steps.numpy(),
+        triggered.numpy(),
+        refused.numpy(),
+        target.numpy(),
+        max(1, config.steps(config.reestablishment_s)),
+        config.steps(config.ping_pong_s),
     )
+    return after
+
+
+_After = namedtuple("_After", [f.name for f in fields(Failures)])  # type: ignore[misc]
+
+
+@njit(**LOOP)
+def _fold_loop(  # type: ignore[no-untyped-def]
+    after, link_failures, handover_failures, serving, previous, status, stay_steps, timer_steps,
+    triggered, refused, target, reestablishment_steps, recent_steps,
+):  # fmt: skip
+    """`fold_failures` in place, all `[W, U]`."""
+    worlds, users = serving.shape
+    for w in range(worlds):
+        for u in range(users):
+            link_failed = link_failures[w, u] > after.link_failures[w, u] or refused[w, u]
+            executing_failed = handover_failures[w, u] > after.handover_failures[w, u] and not refused[w, u]
+            after.link_failures[w, u] = link_failures[w, u]
+            after.handover_failures[w, u] = handover_failures[w, u]
+            if link_failed:
+                since_steps = reestablishment_steps - timer_steps[w, u]
+                recent = previous[w, u] != NONE and stay_steps[w, u] - since_steps <= recent_steps
+                after.source[w, u] = previous[w, u] if recent else NONE
+                after.left[w, u] = serving[w, u]
+                if triggered[w, u] or refused[w, u]:
+                    after.state_2[w, u] += 1
+                else:
+                    after.state_1[w, u] += 1
+            if executing_failed:
+                after.source[w, u] = serving[w, u]
+                if not link_failed:
+                    after.left[w, u] = target[w, u]
+                after.state_3[w, u] += 1
+            left, source = after.left[w, u], after.source[w, u]
+            if left != NONE and status[w, u] != REESTABLISHING:
+                if source != NONE and serving[w, u] == source:
+                    after.too_early[w, u] += 1
+                elif serving[w, u] == left:
+                    after.same_cell[w, u] += 1
+                elif source == NONE:
+                    after.too_late[w, u] += 1
+                else:
+                    after.wrong_cell[w, u] += 1
+                after.source[w, u] = NONE
+                after.left[w, u] = NONE

@@ -192,7 +192,7 @@ class Loop:
         if self.placement == "station":
             seen = reported(seen, state.serving, floor_dbm=config.rsrp_floor_dbm)
             if self.signalling is None or signals is None:
-                fresh = self.messenger.report(state, fresh, course.periods, now_s, self._reported_cells)
+                fresh = self.messenger.report(state, fresh, course.periods, self._reported_cells)
             else:
                 steps = (course.periods + 1) * self.period_steps
                 signals = self.signalling.report(
@@ -237,8 +237,7 @@ class Loop:
             asks = wanted != NONE
             if self.conditional:
                 asks &= ~_holds(course.prepared, wanted)
-            now_s = course.periods * self.period_s
-            arrived = self.messenger.report(state, asks, course.periods - 1, now_s, self._reported_cells)
+            arrived = self.messenger.report(state, asks, course.periods - 1, self._reported_cells)
             heard = torch.where(arrived | ~asks, wanted, NONE)
         return replace(course, wanted=heard), wanted
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
-from defiance.link import PURPOSES, Deliveries, LossyLink, Packets, loss_from_sinr
+from defiance.link import HALF_LOSS_DB, LOSS_SLOPE_PER_DB, PURPOSES, Deliveries, LossyLink
+from defiance.network.scheduling import LOOP
 from defiance.network.settings import RadioConfig
-from defiance.network.state import NONE, State, sinr_db
+from defiance.network.state import NONE, State
 from defiance.network.world import World
-from defiance.seeding import Stream
+from defiance.seeding import FIRST_MULTIPLIER, GOLDEN_GAMMA, SECOND_MULTIPLIER, Stream
 
 REPORT_CELL_BITS, REPORT_HEADER_BITS = 17, 40
 """TS 38.331 MeasurementReport: 10 bits of physical cell identity and 7 of RSRP per cell + about 5 bytes."""
@@ -22,6 +24,11 @@ COMMAND_BITS = 2000
 
 PREPARATION_BITS = 2 * 4000
 """HANDOVER REQUEST and its acknowledgement over Xn (TS 38.423), about 500 bytes each."""
+
+
+LAWS = "sinr", "t310", "ideal"
+"""Of loss: `RadioConfig.messages` where they don't wait."""
+BY_SINR, WITHOUT_CONNECTION, _ = range(len(LAWS))
 
 
 def report_bits(cells: int) -> int:
@@ -54,52 +61,45 @@ class Messenger:
         self.wire = torch.zeros(worlds, dtype=torch.int64)
         self.wire_delay_s = torch.zeros(worlds, dtype=torch.float64)
 
-    def report(self, state: State, senders: Tensor, period: int, now_s: float, cells: int) -> Tensor:
+    def report(self, state: State, senders: Tensor, period: int, cells: int) -> Tensor:
         """Sends a report of `cells` cells from every marked user; returns who was heard, `[W, U]`."""
-        user = torch.nonzero(senders.flatten()).squeeze(-1)
-        packets = Packets.of(
-            self.key[user] + 4 * period,
-            source=user,
-            purpose="assistance",
-            payload_bits=report_bits(cells),
-            offered_s=now_s,
-        )
-        heard = self._send(self.uplink, packets, now_s, state)
-        return torch.zeros(senders.numel(), dtype=torch.bool).index_fill(0, heard, True).view(senders.shape)
+        return self._send(self.uplink, senders, 4 * period, "assistance", report_bits(cells), state)
 
     def command(self, state: State, wanted: Tensor, period: int, now_s: float) -> State:
         """Sends the commands of handovers that have been prepared over Xn, `wanted` `[W, U]`."""
-        user = torch.nonzero((wanted != NONE).flatten()).squeeze(-1)
-        if not len(user):
+        asked = wanted != NONE
+        if not bool(asked.any()):
             return state
-        self.prepared += torch.bincount(user // self.shape[1], minlength=self.shape[0])
-        command = Packets.of(
-            self.key[user] + 4 * period + 1,
-            destination=user,
-            purpose="signalling",
-            payload_bits=COMMAND_BITS,
-            offered_s=now_s,
-        )
-        told = self._send(self.downlink, command, now_s, state)
-        delay_s = 2 * self.config.air_delay_s + self.config.preparation_s
-        self.count_commands(told, torch.full(told.shape, delay_s, dtype=torch.float64))
-        target = state.target.flatten().index_copy(0, told, wanted.flatten()[told].int())
+        self.prepared += asked.sum(1)
+        told = self._send(self.downlink, asked, 4 * period + 1, "signalling", COMMAND_BITS, state)
+        self.commands += told.sum(1)
+        self.command_delay_s += told.sum(1) * (2 * self.config.air_delay_s + self.config.preparation_s)
         ahead_s = self.config.air_delay_s + now_s - self.config.steps(now_s) * self.config.step_s
-        wait = torch.full_like(target, self.config.steps(max(0.0, ahead_s)))
-        return replace(state, target=target.view(wanted.shape), command_steps=wait.view(wanted.shape))
+        wait = torch.full_like(state.target, self.config.steps(max(0.0, ahead_s)))
+        return state.but(target=torch.where(told, wanted.int(), state.target), command_steps=wait)
 
-    def _send(self, link: LossyLink, packets: Packets, now_s: float, state: State) -> Tensor:
-        """Sends a batch that is alone on its link; returns whose packets arrived, numbered world by world."""
-        loss = loss_from_sinr(sinr_db(state).flatten())
-        if self.config.messages == "t310":
-            loss = (state.sinr.flatten() <= 0).to(loss.dtype)
-        elif self.config.messages == "ideal":
-            loss = torch.zeros_like(loss)
-        held = link.offer(replace(link.initial(), loss_probability=loss), packets, now_s)
-        _, deliveries = link.advance(held, math.inf, self.stream)
-        user = deliveries.source + deliveries.destination  # one of them is the network, 0
-        self.count(deliveries, user)
-        return user[deliveries.delivered]
+    def _send(
+        self, link: LossyLink, senders: Tensor, number: int, purpose: str, payload_bits: int, state: State
+    ) -> Tensor:
+        """Sends a packet for every marked user over a link on which nothing else is; who is heard, `[W, U]`.
+
+        As `LossyLink` does with the packets `key + number`, in one pass.
+        """
+        heard = torch.empty_like(senders)
+        _lossy_loop(
+            senders.numpy(),
+            self.key.numpy(),
+            number,
+            np.uint64(self.stream.key),
+            state.sinr.numpy(),
+            LAWS.index(self.config.messages),
+            payload_bits + link.header_bits,
+            heard.numpy(),
+            self.bits[:, PURPOSES.index(purpose)].numpy(),
+            self.messages.numpy(),
+            self.lost.numpy(),
+        )
+        return heard
 
     def count(self, deliveries: Deliveries, user: Tensor) -> None:
         """Folds what became of messages of users, `[n]`."""
@@ -131,3 +131,40 @@ class Messenger:
         self.wire += torch.bincount(world, minlength=worlds)
         delay_s = deliveries.arrived_s - deliveries.offered_s - processing_s
         self.wire_delay_s += torch.bincount(world, delay_s, worlds)
+
+
+@njit(**LOOP)
+def _lossy_loop(  # type: ignore[no-untyped-def]
+    senders, key, number, stream_key, sinr, law, sent_bits, heard, bits, messages, lost
+):
+    """Draws the fate of packets, `[W, U]`; writes who is `heard` and adds to what every world sent, `[W]`."""
+    worlds, users = senders.shape
+    for w in range(worlds):
+        for u in range(users):
+            heard[w, u] = senders[w, u]
+            if senders[w, u]:
+                loss = 0.0
+                if law == BY_SINR:
+                    loss = loss_loop(10 * math.log10(np.float64(sinr[w, u])))
+                elif law == WITHOUT_CONNECTION and sinr[w, u] <= 0:
+                    loss = 1.0
+                heard[w, u] = uniform_loop(stream_key, np.uint64(key[w * users + u] + number)) >= loss
+                bits[w] += sent_bits
+                messages[w] += 1
+                lost[w] += not heard[w, u]
+
+
+@njit(inline="always")
+def loss_loop(sinr_db):  # type: ignore[no-untyped-def]
+    """`loss_from_sinr` of one number."""
+    return 1 / (1 + math.exp((sinr_db - HALF_LOSS_DB) * LOSS_SLOPE_PER_DB))
+
+
+@njit(inline="always")
+def uniform_loop(stream_key, id):  # type: ignore[no-untyped-def]
+    """`Stream.uniform` of one id; both of 64 bits without a sign."""
+    bits = id * np.uint64(GOLDEN_GAMMA) + stream_key
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(FIRST_MULTIPLIER)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(SECOND_MULTIPLIER)
+    bits = bits ^ (bits >> np.uint64(31))
+    return (bits >> np.uint64(11)) * 2.0**-53
