@@ -4,14 +4,16 @@ Users of drops as table 7.8-1 describes them take one step of the network's engi
 without fading. Coupling gain is the strongest cell's received power over the transmit power; SINR and SIR are
 those of the engine towards that cell, SIR with the noise switched off. Their percentiles are compared with
 those of 21 companies in R1-165974 (tr38901/ in `DEFIANCE_DATA`). There are so many drops that the mean error
-of a curve is uncertain by about 0.1 dB. Writes docs/calibration.png and the table in docs/simulator.md; takes
-two minutes on one core.
+of a curve is uncertain by about 0.1 dB. Writes results/calibration.json, docs/calibration.png and the table
+in docs/simulator.md; takes four minutes on one core.
 """
 
 import csv
+import json
+import math
 import re
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import matplotlib
@@ -31,6 +33,7 @@ from defiance.scene.drop import render
 from defiance.seeding import stream
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "results" / "calibration.json"
 BEGIN, END = "<!-- made by `make calibration` -->", "<!-- end -->"
 PERCENT = tuple(range(5, 100, 5))
 METRICS = {"coupling_gain": "coupling gain [dB]", "sinr": "SINR [dB]", "sir": "SIR [dB]"}
@@ -52,8 +55,8 @@ class Setting:
 SETTINGS = {
     "UMa-6GHz": Setting(UMA, 6e9, 20e6, 49.0, 102.0, 8),
     "UMa-30GHz": Setting(UMA, 30e9, 100e6, 35.0, 102.0, 8),
-    "UMi-6GHz": Setting(UMI, 6e9, 20e6, 44.0, 102.0, 8),
-    "UMi-30GHz": Setting(UMI, 30e9, 100e6, 35.0, 102.0, 8),
+    "UMi-6GHz": Setting(UMI, 6e9, 20e6, 44.0, 102.0, 24),
+    "UMi-30GHz": Setting(UMI, 30e9, 100e6, 35.0, 102.0, 24),
     "Indoor-6GHz": Setting(INH, 6e9, 20e6, 24.0, 110.0, 48),
     "Indoor-30GHz": Setting(INH, 30e9, 100e6, 24.0, 110.0, 48),
 }
@@ -131,37 +134,73 @@ class Measured:
     error_db: float
 
 
-def measure() -> dict[tuple[str, str], Measured]:
-    """Distributions of the engine by setting and metric."""
+def measure(name: str, drops: int) -> dict[str, Measured]:
+    """Distributions of the engine over so many drops of a setting, by metric."""
+    drawn = [engine(name, seed) for seed in range(drops)]
     found = {}
-    for name, setting in SETTINGS.items():
-        drops = [engine(name, seed) for seed in range(setting.drops)]
-        for metric in METRICS:
-            values = torch.stack([drop[metric] for drop in drops]).numpy()
-            of_drops = np.percentile(values, PERCENT, axis=1).mean(0)
-            found[name, metric] = Measured(
-                np.percentile(values, np.arange(1, 100)), float(of_drops.std(ddof=1) / len(drops) ** 0.5)
-            )
-        sys.stdout.write(f"{name}: {setting.drops} drops of {USERS_PER_DROP} users\n")
+    for metric in METRICS:
+        values = torch.stack([drop[metric] for drop in drawn]).numpy()
+        of_drops = np.percentile(values, PERCENT, axis=1).mean(0)
+        error_db = float(of_drops.std(ddof=1) / drops**0.5) if drops > 1 else math.nan
+        found[metric] = Measured(np.percentile(values, np.arange(1, 100)), error_db)
     return found
 
 
-def table(ours: dict[tuple[str, str], Measured], theirs: dict[tuple[str, str], Curve]) -> str:
-    """How many of 19 percentiles lie between the companies, and how far they are from the companies' mean."""
+@dataclass(frozen=True)
+class Comparison:
+    """A curve of the engine beside the companies'.
+
+    Attributes:
+        setting: of `SETTINGS`.
+        metric: of `METRICS`.
+        drops: over which the engine's was measured.
+        mean_db: mean of the engine's percentiles 5, 10, ... 95 %.
+        inside: percentiles of these that lie between the companies' least and greatest.
+        mean_error_db: mean distance to the companies' mean over these percentiles.
+        standard_error_db: of that over drops.
+        largest_error_db: the distance that is farthest from 0.
+    """
+
+    setting: str
+    metric: str
+    drops: int
+    mean_db: float
+    inside: int
+    mean_error_db: float
+    standard_error_db: float
+    largest_error_db: float
+
+
+def compare(name: str, metric: str, ours: Measured, theirs: Curve, drops: int) -> Comparison:
+    """Holds a curve of the engine against the companies'."""
     at = np.array(PERCENT) - 1
+    mine = ours.percentiles[at]
+    error = mine - theirs.mean[at]
+    return Comparison(
+        setting=name,
+        metric=metric,
+        drops=drops,
+        mean_db=round(float(mine.mean()), 3),
+        inside=int(((mine >= theirs.low[at]) & (mine <= theirs.high[at])).sum()),
+        mean_error_db=round(float(error.mean()), 3),
+        standard_error_db=round(ours.error_db, 3),
+        largest_error_db=round(float(error[np.abs(error).argmax()]), 3),
+    )
+
+
+def table(rows: list[Comparison]) -> str:
+    """How many of 19 percentiles lie between the companies, and how far they are from the companies' mean."""
     lines = [
         "| | inside, of 19: coupling gain | SINR | SIR | error [dB]: coupling gain | SINR | SIR |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in SETTINGS:
-        inside, errors = [], []
-        for metric in METRICS:
-            curve, mine = theirs[name, metric], ours[name, metric].percentiles[at]
-            inside.append(str(int(((mine >= curve.low[at]) & (mine <= curve.high[at])).sum())))
-            error = mine - curve.mean[at]
-            spread = ours[name, metric].error_db
-            errors.append(f"{error.mean():+.2f} +- {spread:.2f} ({error[np.abs(error).argmax()]:+.2f})")
-        lines.append(f"| {' | '.join([name, *inside, *errors])} |")
+        of_name = [next(r for r in rows if (r.setting, r.metric) == (name, metric)) for metric in METRICS]
+        errors = [
+            f"{r.mean_error_db:+.2f} +- {r.standard_error_db:.2f} ({r.largest_error_db:+.2f})"
+            for r in of_name
+        ]
+        lines.append(f"| {' | '.join([name, *(str(r.inside) for r in of_name), *errors])} |")
     return "\n".join(lines)
 
 
@@ -193,9 +232,15 @@ def main() -> None:
     """Measures, draws, and writes the table."""
     torch.set_num_threads(1)
     theirs = companies(data_folder())
-    ours = measure()
-    text = table(ours, theirs)
+    ours: dict[tuple[str, str], Measured] = {}
+    for name, setting in SETTINGS.items():
+        ours |= {(name, metric): found for metric, found in measure(name, setting.drops).items()}
+        sys.stdout.write(f"{name}: {setting.drops} drops of {USERS_PER_DROP} users\n")
+    rows = [compare(*key, ours[key], theirs[key], SETTINGS[key[0]].drops) for key in ours]
+    text = table(rows)
     sys.stdout.write(f"{text}\n")
+    stored = {"made_by": "make calibration", "against": "R1-165974", "rows": [asdict(row) for row in rows]}
+    RESULT.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
     draw(ours, theirs, ROOT / "docs" / "calibration.png")
     page = ROOT / "docs" / "simulator.md"
     section = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)

@@ -96,7 +96,10 @@ def test_shares_keep_their_promises(seed: int, users: int, scheduler: str) -> No
 
 
 def unequal(snr_db: list[float], scatterers: int = 1, seed: int = 0) -> World:
-    """One cell, one user per SNR, each with a full buffer; more scatterers than one make them fade."""
+    """One cell, one user per SNR, each with a full buffer; more scatterers than one make them fade.
+
+    Over a carrier of 20 MHz, too: the delay spread is 1 us.
+    """
     users = len(snr_db)
     world = full_buffer(corridor([[gain_for_snr(0.0)]] * 2, users=users))
     rng = torch.Generator().manual_seed(seed)
@@ -111,7 +114,7 @@ def unequal(snr_db: list[float], scatterers: int = 1, seed: int = 0) -> World:
     gain = torch.tensor([gain_for_snr(low), gain_for_snr(high)])[:, None].expand(2, 2, 1)
     at = torch.tensor([10 * (s - low) / (high - low) for s in snr_db])
     route = torch.stack([at, torch.zeros(users)], -1)[None, :, None].expand(1, users, 3, 2)
-    return replace(world, gain_db=gain[None].contiguous(), route_m=route.contiguous())
+    return replace(world, gain_db=gain[None].contiguous(), route_m=route.contiguous(), delay_spread_s=1e-6)
 
 
 def share_of_time(bits: Tensor, snr_db: list[float], config: RadioConfig, steps: int) -> list[float]:
@@ -259,8 +262,8 @@ def test_who_is_below_the_least_sinr_costs_nobody_anything(
 @both
 def test_a_demand_waits_for_a_sub_band_that_is_heard(step) -> None:
     """Only the best of eight is above the least SINR, and it serves it all."""
-    config = RadioConfig(scheduler="max_rate", subbands=8, delay_spread_s=1e-6, environment_mps=0.0)
-    turns = band_phasors(16, False, config).T
+    config = RadioConfig(scheduler="max_rate", subbands=8, environment_mps=0.0)
+    turns = band_phasors(16, False, 1e-6, config).T
     for seed in range(4):
         world = replace(unequal([0.0], scatterers=16, seed=seed), demand_bps=torch.tensor([[1e4]]))
         ray = reference.rays(world, torch.zeros(1, 1, dtype=torch.float64))
@@ -275,13 +278,29 @@ def test_a_demand_waits_for_a_sub_band_that_is_heard(step) -> None:
 
 def test_sub_bands_correlate_as_the_delay_profile_says() -> None:
     """Exponential profile: |E h(f) h*(f + d)|^2 = 1 / (1 + (2 pi d spread)^2); 64 quantiles, 1 %."""
-    config = RadioConfig(scheduler="max_rate", subbands=8, delay_spread_s=1e-7)
-    phasors = band_phasors(64, False, config).numpy()
+    config = RadioConfig(scheduler="max_rate", subbands=8)
+    phasors = band_phasors(64, False, 1e-7, config).numpy()
     assert phasors.shape == (8, 64)
     correlation = np.abs((phasors[:1] * phasors.conj()).mean(1)) ** 2
     apart_hz = np.arange(8) * 20e6 / 8
     np.testing.assert_allclose(correlation, 1 / (1 + (2 * np.pi * apart_hz * 1e-7) ** 2), atol=0.03)
-    assert len(band_phasors(64, False, replace(config, scheduler="round_robin"))) == 1
+    assert len(band_phasors(64, False, 1e-7, replace(config, scheduler="round_robin"))) == 1
+
+
+@both
+def test_radio_link_monitoring_and_rsrp_have_the_mean_over_the_carrier(step) -> None:
+    """Over 16 sub-bands, that fades less than a tone does: one that is measured isn't the carrier."""
+    config = RadioConfig(scheduler="max_rate", subbands=16, environment_mps=0.0)
+    world = unequal([10.0] * 40, scatterers=16)
+    state = step(world, start(world), config, 1)
+    turns = band_phasors(16, False, 1e-6, config).T
+    power = (reference.rays(world, torch.zeros(1, 40, dtype=torch.float64))[0, :, 0] @ turns).abs().square()
+    mean_mw = 10 ** ((gain_for_snr(10.0) + config.tx_power_dbm) / 10)
+    expected = mean_mw * power.mean(-1)
+    torch.testing.assert_close(state.rsrp_sum_mw[0, :, 0], expected, rtol=1e-3, atol=1e-3 * mean_mw)
+    sinr = expected / 10 ** (config.noise_dbm / 10)
+    torch.testing.assert_close(state.sinr[0], sinr, rtol=1e-3, atol=1e-2)
+    assert power.mean(-1).var() < 0.3 * power[:, 0].var()
 
 
 def test_choosing_sub_bands_gains_what_choosing_users_does() -> None:
@@ -292,7 +311,6 @@ def test_choosing_sub_bands_gains_what_choosing_users_does() -> None:
     config = RadioConfig(
         environment_mps=0.0,
         scheduler="proportional_fair",
-        delay_spread_s=1e-6,
         qout_db=-200.0,
         least_sinr_db=-200.0,
     )
@@ -311,15 +329,14 @@ def test_choosing_sub_bands_gains_what_choosing_users_does() -> None:
     assert four_in_bands > 1.4 * alone
 
 
-@pytest.mark.parametrize("adaptation", ["shannon", "qam256"])
-def test_frequency_diversity_costs_a_user_alone_nothing(adaptation: LinkAdaptation) -> None:
-    """With a CQI for every sub-band, it has over many of them at once what it has in one over time."""
+@pytest.mark.parametrize(("adaptation", "least"), [("shannon", 0.95), ("qam256", 0.87)])
+def test_frequency_diversity_costs_a_user_alone_one_mcs(adaptation: LinkAdaptation, least: float) -> None:
+    """It has over many sub-bands at once what it has in one over time, less what one MCS for all costs."""
     rates = []
     for bands in (1, 16):
         config = RadioConfig(
             scheduler="proportional_fair",
             subbands=bands,
-            delay_spread_s=1e-6,
             link_adaptation=adaptation,
             cqi_delay_s=0.0,
             environment_mps=5.0,
@@ -331,5 +348,5 @@ def test_frequency_diversity_costs_a_user_alone_nothing(adaptation: LinkAdaptati
             state = kernel.step(world, start(world), config, 100)
             total += float((kernel.step(world, state, config, 300).bits - state.bits).sum())
         rates.append(total / 4 / 6.0)
-    assert 0.95 < rates[1] / rates[0] < 1.1
+    assert least < rates[1] / rates[0] < 1.1
     assert rates[1] > 30e6

@@ -167,3 +167,19 @@ def test_column_peaks_at_its_tilt_and_radiates_what_it_is_fed() -> None:
     mean = (10 ** (gain / 10) * weight).sum() / weight.sum()
     assert mean.item() == pytest.approx(1.0, abs=1e-3)  # filled nulls add less than 1e-4
     assert gain.min() >= -40
+
+
+@pytest.mark.parametrize(
+    ("name", "carrier_hz", "delay_ns"),
+    [
+        ("uma", 3.5e9, 364.1),
+        ("uma", 30e9, 262.2),
+        ("umi", 1e9, 113.6),
+        ("umi", 30e9, 64.9),
+        ("rma", 2e9, 37.2),
+        ("inh", 3.5e9, 38.9),
+    ],
+)
+def test_delay_spread_is_the_tables_median(name: str, carrier_hz: float, delay_ns: float) -> None:
+    """Table 7.5-6, NLOS: UMa's and InH's frequency counts from 6 GHz on, UMi's from 2 GHz."""
+    assert SCENARIOS[name].delay_spread.median_s(carrier_hz) == pytest.approx(delay_ns * 1e-9, rel=2e-3)

@@ -79,6 +79,7 @@ def random_world(seed: int, worlds: int, users: int, cells: int, scatterers: int
         resolution_m=4.0,
         lattice_m=torch.tensor([[24.0, 3.0], [-5.0, 20.0]], dtype=torch.float64) if seed % 2 else None,
         carrier_hz=3.5e9,
+        delay_spread_s=4e-7,
         cell_site=torch.arange(cells) // 3,
         floor=torch.randint(2, (worlds, users), generator=rng, dtype=torch.int32),
         loss_db=uniform(0, 6, worlds, users),

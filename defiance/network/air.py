@@ -106,7 +106,7 @@ def _grant(  # type: ignore[no-untyped-def]
         first[c + 1] += first[c]
     following, user = first.copy(), np.empty(count, np.int64)
     need, most, share, heap = np.empty(count), np.empty(count), np.empty(count), np.empty(count, np.int64)
-    sinr, reported, error = np.empty(1, np.float32), np.empty(1, np.float32), np.empty(1, np.float32)
+    sinr, reported, actual, known = np.empty((4, 1), np.float32)
     for q in range(len(bits)):
         w, u = q // users, q % users
         if not (bits[q] > 0 and status[w, u] == CONNECTED and window_steps[w, u] > 0):
@@ -121,7 +121,7 @@ def _grant(  # type: ignore[no-untyped-def]
         else:
             sinr[0] = signal_mw[w, u, slot] / interference_mw[w, u, slot]
         reported[0] = sinr[0]
-        rates.transmit(sinr, reported, error, olla_db[w, u], loops)
+        rates.offer(sinr, reported, actual, known, olla_db[w, u], loops)
         full_bps[q] = bandwidth_hz * max(sinr[0], 0.0)
         k = following[w * cells + serving[w, u]]
         following[w * cells + serving[w, u]] += 1

@@ -89,9 +89,10 @@ def stepping(world: World, config: RadioConfig) -> Callable[[State, int], State]
     worlds, users, cells = world.shape
     rays, bands = world.fading_direction.shape[3], config.bands
     specular = bool(world.rice_factor.numel())
-    phasors = band_phasors(rays, specular, config).numpy()
+    phasors = band_phasors(rays, specular, world.delay_spread_s, config).numpy()
     flat, radio = _flat(world), _radio(config, world.carrier_hz, rays - specular, phasors)
-    bands_noted = bands, bands if config.reports else 0, bands if config.adapts else 0
+    adapted = bands if config.adapts else 0
+    bands_noted = bands, bands if config.reports else 0, adapted, adapted
     air = tuple(np.empty((worlds, users, count), np.float32) for count in bands_noted)
     threads = torch.get_num_threads()
     splits = threads > worlds and users * cells >= threads * LINKS_PER_THREAD
@@ -258,7 +259,7 @@ def _move(w, u, world, state, radio):  # type: ignore[no-untyped-def]
 @njit(inline="always", fastmath=True)
 def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-untyped-def]
     """Received power of every cell and its mean into the buffers; returns the loaded cells' sum."""
-    received, mean, fading, _, _ = buffers
+    received, mean, fading, cosine, sine = buffers
     cells = len(received)
     # bilinear path gain in dB, here as a power of two
     corners, weights = place
@@ -300,8 +301,13 @@ def _receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-unty
         fading[count] = c
         count += mean[c] >= least_mw
     for k in range(count):
-        c = fading[k]
-        received[c] = _fading_mw(w, u, c, place, mean[c], state.fading_turns[w, u], radio, world)
+        c, turns = fading[k], state.fading_turns[w, u]
+        if len(radio.phasors) == 1:
+            received[c] = _fading_mw(w, u, c, place, mean[c], turns, radio, world)
+        else:
+            ray_mw, amplitude = _rice(c, place, mean[c], radio.scatterers, world)
+            rates.link_rays(w, u, c, turns, amplitude, world, cosine, sine)
+            received[c] = ray_mw * rates.mean_power(radio.phasors, cosine, sine)
     total = np.float32(0)
     for c in range(cells):
         state.rsrp_sum_mw[w, u, c] += received[c]
@@ -475,7 +481,7 @@ def _remember(w, u, signal, disturbance, state, radio):  # type: ignore[no-untyp
 def _advance(w, first, end, world, state, radio, air, buffers):  # type: ignore[no-untyped-def]
     """One step of the users `first ... end - 1` of a world, up to the rate that the air offers each."""
     received, mean, _, cosine, sine = buffers
-    efficiency, late, error = air
+    efficiency, late, actual, known = air
     now_s = state.clock_steps[w] * radio.step_s
     if first < end:
         next_u = np.uint32(first)
@@ -506,7 +512,7 @@ def _advance(w, first, end, world, state, radio, air, buffers):  # type: ignore[
             elif len(reported) > 0:
                 late_mw = _fading_mw(w, u, cell, place, mean[cell], late_turns, radio, world)
                 reported[0] = late_mw / disturbance
-            rates.transmit(sinr, reported, error[w, u], state.olla_db[w, u], radio.rate)
+            rates.offer(sinr, reported, actual[w, u], known[w, u], state.olla_db[w, u], radio.rate)
 
 
 @njit(**LOOP, fastmath=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from defiance.network.rates import offered_rates
+from defiance.network.rates import offered_rates, transport_blocks
 from defiance.network.scheduling import LEAST_MEAN_BPS, LEAST_SHARE, band_phasors, shares
 from defiance.network.settings import FADING_SHARE, SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
@@ -155,7 +155,9 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     mean_mw = torch.pow(10.0, (path_gain_db(world, position) + config.tx_power_dbm) / 10)
     rice = rice_factor(world, position)
     ray = rays(world, fading_turns, rice)
-    received = torch.where(fades(mean_mw, config), mean_mw * ray.sum(-1).abs().square(), mean_mw).float()
+    phasors = band_phasors(ray.shape[-1], rice is not None, world.delay_spread_s, config).to(ray.device)
+    power = (ray @ phasors.T).abs().square().mean(-1)  # of what is measured and what interferes: the carrier
+    received = torch.where(fades(mean_mw, config), mean_mw * power, mean_mw).float()
     total = (state.load[:, None] * received).sum(-1)
 
     # commands that arrive start the execution; the ring restarts and follows the target
@@ -231,10 +233,8 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     fresh = completes | reconnects
 
     # what the air offers
-    rays_of_link = world.fading_phase.shape[-1]
-    only = cell[..., None, None].expand(*cell.shape, 1, rays_of_link)
+    only = cell[..., None, None].expand(*cell.shape, 1, ray.shape[-1])
     served_mw = mean_mw.gather(-1, cell[..., None])
-    phasors = band_phasors(rays_of_link, rice is not None, config).to(ray.device)
 
     def in_bands(served_ray: Tensor) -> Tensor:
         return served_mw.float() * (served_ray.squeeze(-2) @ phasors.T).abs().square()
@@ -251,7 +251,8 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         served_rice = None if rice is None else rice.gather(-1, cell[..., None])
         reported = in_bands(rays(link, late_turns, served_rice))
     noise = disturbance[..., None]
-    offered = offered_rates(state, config, signals / noise, reported / noise)
+    told = signals / noise, reported / noise
+    offered = offered_rates(state, config, *told)
 
     # traffic and scheduling
     clock = state.clock_steps.double()
@@ -260,19 +261,23 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     pool = free / config.bands
     own = world.demand_bps + queue / dt
     wanted = torch.where(connected, own + state.bulk_bits / dt, 0.0)
-    sent, used = torch.zeros_like(wanted), torch.zeros_like(state.load)
-    granted, lost = torch.zeros_like(wanted), torch.zeros_like(wanted)
-    for rate, expected, error in zip(*(offer.unbind(-1) for offer in offered), strict=True):
+    asked, sent, used = wanted, torch.zeros_like(wanted), torch.zeros_like(state.load)
+    granted = []
+    for rate, expected in zip(*(offer.unbind(-1) for offer in offered), strict=True):
         need = torch.where((wanted > 0) & (rate >= 0), wanted / rate, 0.0)
         fair = config.scheduler == "proportional_fair"
         priority = expected / state.average_bps.clamp(min=LEAST_MEAN_BPS) if fair else expected
         share = shares(config.scheduler, need, priority, cell, pool)
-        sent, granted, lost = sent + share * rate, granted + share, lost + share * error
+        granted.append(share)
+        sent = sent + share * rate
         wanted = torch.where((share < need) | (rate < 0), wanted - share * rate, 0.0)
         used = used.scatter_add(1, cell, share.float())
     olla_db = state.olla_db
     if config.adapts:
-        olla_db = torch.where(granted > LEAST_SHARE, olla_step(olla_db, lost / granted), olla_db).float()
+        given = torch.stack(granted, -1)
+        block_bps, error = transport_blocks(state, config, given, *told)
+        sent = torch.minimum(block_bps, asked)
+        olla_db = torch.where(given.sum(-1) > LEAST_SHARE, olla_step(olla_db, error), olla_db).float()
     load = (world.background_load + state.reserved + used).clamp(max=1)
     average = state.average_bps
     if config.scheduler == "proportional_fair":

@@ -22,7 +22,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from defiance.network.rates import NO_CONNECTION, olla_loop
+from defiance.network.rates import NO_CONNECTION, olla_loop, transport_block
 from defiance.network.settings import SCHEDULERS, RadioConfig
 from defiance.network.traffic import depart_loop
 
@@ -46,7 +46,7 @@ LOOP: dict[str, Any] = {
 
 
 @lru_cache(16)
-def band_phasors(rays: int, specular: bool, config: RadioConfig) -> Tensor:
+def band_phasors(rays: int, specular: bool, delay_spread_s: float, config: RadioConfig) -> Tensor:
     """How the rays' phases turn from the carrier's centre to the centre of every sub-band, `[B, rays]`.
 
     Scatterer n arrives after a delay, the n-th quantile of an exponential distribution, scaled to the delay
@@ -55,14 +55,15 @@ def band_phasors(rays: int, specular: bool, config: RadioConfig) -> Tensor:
     Args:
         rays: of a link.
         specular: whether the last of them is the specular one.
-        config: bandwidth, sub-bands, delay spread.
+        delay_spread_s: root mean square, of the scatterers.
+        config: bandwidth, sub-bands.
     """
     bands, scatterers = config.bands, rays - specular
     quantile = (torch.arange(scatterers, dtype=torch.float64) + 0.5) / scatterers
     delay = -torch.log1p(-quantile)
     spread = (delay - delay.mean()).square().mean().sqrt().clamp(min=1e-12)
     centre_hz = ((torch.arange(bands, dtype=torch.float64) + 0.5) / bands - 0.5) * config.bandwidth_hz
-    delay_s = torch.cat([delay * (config.delay_spread_s / spread), delay.new_zeros(int(specular))])
+    delay_s = torch.cat([delay * (delay_spread_s / spread), delay.new_zeros(int(specular))])
     turns = torch.outer(centre_hz, delay_s)
     return torch.polar(torch.ones_like(turns), -2 * math.pi * turns).to(torch.complex64)
 
@@ -189,17 +190,17 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
         world: by the names of `World`.
         state: by the names of `State`.
         radio: configuration in linear units and steps.
-        air: bit/s/Hz that every band offers, `UNHEARD` or `NO_CONNECTION`, those expected, and the error of a
-            block; `[W, U, B]`, the last two of no bands where nobody asks.
+        air: bit/s/Hz that every band offers, `UNHEARD` or `NO_CONNECTION`, those expected, SINRs, and those
+            reported; `[W, U, B]`, of no bands where nobody asks.
         table: see `desk`.
     """
-    efficiency, expected, error = air
-    adapts = error.shape[2] > 0
+    efficiency, expected, sinr, reported = air
+    adapts = sinr.shape[2] > 0
     _, users, bands = efficiency.shape
     cells = state.load.shape[1]
     # users with a connection who want something, cell by cell
     (first, following, place, user, heap), notes = table
-    wanted_bps, sent_bps, mean_bps, rate_bps, need, priority, share, granted, lost = notes
+    wanted_bps, sent_bps, mean_bps, rate_bps, need, priority, share, granted = notes
     first[:] = 0
     for u in range(users):
         if efficiency[w, u, 0] > NO_CONNECTION and _wants(w, u, world, state):
@@ -213,7 +214,7 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
             k = following[state.serving[w, u]]
             following[state.serving[w, u]] += 1
             place[u], user[k] = k, u
-            sent_bps[k], granted[k], lost[k] = 0, 0, 0
+            sent_bps[k] = 0
             wanted_bps[k] = _own_bps(w, u, world, state, radio) + state.bulk_bits[w, u] / radio.step_s
             mean_bps[k] = max(state.average_bps[w, u], LEAST_MEAN_BPS)
             for band in range(bands):
@@ -239,16 +240,22 @@ def schedule_world(w, world, state, radio, air, table):  # type: ignore[no-untyp
                     wanted_bps[k] = wanted_bps[k] - sent if share[k] < need[k] else 0.0
                 used = np.float32(used + share[k])
                 if adapts:
-                    granted[k] += share[k]
-                    lost[k] += share[k] * error[w, user[k], band]
+                    granted[k, band] = share[k]
         state.load[w, c] = min(np.float32(1), background + reserved + used)
         state.load_steps[w, c] += state.load[w, c]
     end_s = (state.clock_steps[w] + 1) * radio.step_s
     for u in range(users):
         k = place[u]
         sent = sent_bps[k] if k >= 0 else 0.0
-        if adapts and k >= 0 and granted[k] > LEAST_SHARE:
-            state.olla_db[w, u] = olla_loop(state.olla_db[w, u], lost[k] / granted[k])
+        if adapts and k >= 0:
+            offset_db = state.olla_db[w, u]
+            given, per_hz, error = transport_block(
+                granted[k], sinr[w, u], reported[w, u], offset_db, radio.rate
+            )
+            asked_bps = _own_bps(w, u, world, state, radio) + state.bulk_bits[w, u] / radio.step_s
+            sent = min(radio.bandwidth_hz * given * per_hz, asked_bps)
+            if given > LEAST_SHARE:
+                state.olla_db[w, u] = olla_loop(offset_db, error)
         bulk = 0.0
         if state.bulk_bits[w, u] > 0 and sent > 0:
             bulk = min(
@@ -269,7 +276,7 @@ def desk(users: int, cells: int, bands: int) -> tuple[Any, ...]:
     """Room for `schedule_world`: where cells begin, then what it notes of the users, cell by cell."""
     first, following = np.empty(cells + 1, int), np.empty(cells, int)
     place, user, heap = np.empty((3, users), int)
-    wanted_bps, sent_bps, mean_bps, need, priority, share, granted, lost = np.empty((8, users))
-    rate_bps = np.empty((bands, users))
-    notes = wanted_bps, sent_bps, mean_bps, rate_bps, need, priority, share, granted, lost
+    wanted_bps, sent_bps, mean_bps, need, priority, share = np.empty((6, users))
+    rate_bps, granted = np.empty((bands, users)), np.empty((users, bands))
+    notes = wanted_bps, sent_bps, mean_bps, rate_bps, need, priority, share, granted
     return (first, following, place, user, heap), notes

@@ -39,8 +39,8 @@ class RadioConfig:
     5.2.1.1-1 (Qout, also of random access, Qin, T310, N310, N311, preparation and execution delay, time of
     stay of a ping-pong), TS 38.133 clause 8.1 (evaluation periods of radio-link monitoring), TS 38.213 clause
     4.1 (SS burst period 20 ms), TR 36.942 annex A (attenuation of Shannon's rate; the cap is 256QAM's 8 x
-    948/1024), TR 38.901 table 7.5-6 (delay spread), TS 38.423 clause 8.4.11 (load over Xn every 500 ms to 10
-    s), TS 38.101-1 table 6.2.1-1 (23 dBm, power class 3), TS 38.213 clause 7.1.1 with the ranges of TS 38.331
+    948/1024), TS 38.423 clause 8.4.11 (load over Xn every 500 ms to 10 s),
+    TS 38.101-1 table 6.2.1-1 (23 dBm, power class 3), TS 38.213 clause 7.1.1 with the ranges of TS 38.331
     (P0 and alpha; the values are ours, as is the interference over thermal), ITU-R M.2412 (a station's noise
     figure); one slot of five is the uplink's where frames are DDDSU. The floor of RSRP is the noise of one 30
     kHz resource element at a noise figure of 7 dB, and TS 38.133's SSB Es/Iot of -6 dB. `messages = "t310"`
@@ -223,15 +223,6 @@ class RadioConfig:
     subbands: int = field(
         default=1,
         metadata={"min": 1, "max": 64, "help": "among which proportional_fair and max_rate choose"},
-    )
-    delay_spread_s: float = field(
-        default=4e-7,
-        metadata={
-            "min": 0.0,
-            "max": 1e-5,
-            "unit": "s",
-            "help": "of the sub-bands' fading; UMa NLOS at 3.5 GHz",
-        },
     )
 
     def __post_init__(self) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from defiance.errors import DefianceError
 from defiance.network.settings import RadioConfig
-from defiance.radio.tr38901 import CAR_DB, CAR_SIGMA_DB, wall_penetration_db
+from defiance.radio.tr38901 import CAR_DB, CAR_SIGMA_DB, UMA, wall_penetration_db
 from defiance.scene import Scene
 from defiance.scene.drop import Drop, field_amplitude, nearest_image, normal_field, torus_grid
 from defiance.scene.streets import ROUTE_SPACING_M, Kind, Mask, routes
@@ -28,13 +28,15 @@ from defiance.seeding import Stream
 KIND_OF_SPEED: tuple[tuple[float, Kind], ...] = ((10.0, "pedestrian"), (40.0, "bus"), (float("inf"), "car"))
 STOP_SPACING_M = {"pedestrian": float("inf"), "bus": 400.0, "car": float("inf")}
 STOP_S = {"pedestrian": 0.0, "bus": 10.0, "car": 0.0}
-K_CORRELATION_M = {"uma": 12.0, "umi": 15.0, "rma": 40.0, "inh": 4.0}  # TR 38.901 table 7.5-6, line of sight
 WALK_KMH = 3.0  # TR 38.901 table 7.2-1
 # A ray's phase is whole numbers of 2^-32 turns, so that it is exact after any distance: phase and direction
 # have 16 bits, the distance in wavelengths is rounded to 2^-17.
 PHASE_PER_TURN, DIRECTION_PER_UNIT, TRAVELLED_PER_TURN = 2**16, 2**15, 2**17
 # What all worlds of a batch have in common.
-SHARED = ("gain_db", "origin_m", "resolution_m", "lattice_m", "carrier_hz", "cell_site", "rice_factor")
+SHARED = (
+    "gain_db", "origin_m", "resolution_m", "lattice_m", "carrier_hz", "cell_site", "rice_factor",
+    "delay_spread_s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class World:
         rice_factor: power of the specular ray over that of the scatterers (linear K), on the grid of
             `gain_db`; empty: Rayleigh. With it, the last of `fading_direction` and `fading_phase` is the
             specular ray, `[W, U, C, N + 1]`.
+        delay_spread_s: by which fading differs between sub-bands.
     """
 
     gain_db: Tensor
@@ -88,6 +91,7 @@ class World:
     arrival_s: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 0))
     packet_bits: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.float64))
     rice_factor: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 0, 0))
+    delay_spread_s: float = 0.0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -176,6 +180,7 @@ def draw_worlds(
         stop_spacing_m=torch.full((worlds, users), STOP_SPACING_M[kind]),
         stop_s=torch.full((worlds, users), STOP_S[kind]),
         demand_bps=torch.full((worlds, users), demand_bps),
+        delay_spread_s=UMA.delay_spread.median_s(scene.carrier_hz),
         **_draws(config, streams, users, scene.path_gain_db.shape[0], load),
     )
 
@@ -238,6 +243,7 @@ def draw_drop_worlds(
         stop_spacing_m=torch.full((worlds, users), torch.inf),
         stop_s=torch.zeros(worlds, users),
         demand_bps=torch.full((worlds, users), demand_bps),
+        delay_spread_s=drop.scenario.delay_spread.median_s(drop.carrier_hz),
         **_draws(config, streams, users, drop.gain_db.shape[-1], load),
     )
 
@@ -289,7 +295,7 @@ def drop_rice_factor(drop: Drop, stream: Stream) -> Tensor:
     sides_m = drop.resolution_m * torch.tensor([columns, rows], dtype=torch.float64)
     torus_m = torch.diag(sides_m) if drop.lattice_m is None else drop.lattice_m
     offset_m = nearest_image(torus_grid(rows, columns, torus_m), torus_m)
-    amplitude = field_amplitude(offset_m, K_CORRELATION_M[drop.scenario.name])
+    amplitude = field_amplitude(offset_m, drop.scenario.k_correlation_m)
     fields_of_sites = [normal_field(amplitude, stream.child("rice", n).generator()) for n in range(sites)]
     k_db = drop.scenario.k_db + drop.scenario.k_sigma_db * torch.stack(fields_of_sites, -1)
     factor = torch.zeros_like(drop.gain_db)

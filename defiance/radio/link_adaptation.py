@@ -121,11 +121,13 @@ class Lookup:
         required_db: SINR at which the first transmission keeps the target, rising, `[M]` float64.
         error: share of first transmissions that are lost, `[M, S]` float32.
         efficiency: bits delivered per resource element with data, HARQ included, `[M, S]` float32.
+        eesm_beta: of the effective SINR, `[M]` float64.
     """
 
     required_db: Tensor
     error: Tensor
     efficiency: Tensor
+    eesm_beta: Tensor
 
     def fractional_mcs(self, sinr_db: Tensor) -> Tensor:
         """Index between the two whose required SINRs enclose this, `[...]`: the sender uses both in turn."""
@@ -150,6 +152,11 @@ class Lookup:
 
         return read(self.error), read(self.efficiency)
 
+    def beta(self, mcs: Tensor) -> Tensor:
+        """`eesm_beta` of a fractional index, `[...]`."""
+        m = mcs.long().clamp(max=len(self.eesm_beta) - 2)
+        return torch.lerp(self.eesm_beta[m], self.eesm_beta[m + 1], (mcs - m).double())
+
 
 @cache
 def lookup(modulation: Modulation, elements: int, device: torch.device | str = "cpu") -> Lookup:
@@ -167,4 +174,5 @@ def lookup(modulation: Modulation, elements: int, device: torch.device | str = "
         required_db=(required_db + 1e-6 * torch.arange(len(required_db))).to(device),
         error=error[..., 0].float().contiguous().to(device),
         efficiency=(delivered * bits[:, None] / elements).float().contiguous().to(device),
+        eesm_beta=table.eesm_beta.to(device),
     )

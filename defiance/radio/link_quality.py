@@ -105,7 +105,7 @@ def mcs_table(modulation: Modulation) -> McsTable:
     )
 
 
-def eesm(sinr: Tensor, beta: Tensor | float) -> Tensor:
+def eesm(sinr: Tensor, beta: Tensor | float, weight: Tensor | None = None) -> Tensor:
     """Exponential effective SINR mapping: -beta ln mean exp(-sinr / beta).
 
     The SINR of a flat channel on which a code would fail as often as on this one (R1-031303).
@@ -113,14 +113,16 @@ def eesm(sinr: Tensor, beta: Tensor | float) -> Tensor:
     Args:
         sinr: linear, of each resource element or group of them, `[..., R]`.
         beta: of the MCS, `[...]`.
+        weight: how much of the block lies there, `[..., R]`, not 0 everywhere; by default alike.
 
     Returns:
-        `[...]`, linear; between the least and the mean of `sinr`.
+        `[...]`, linear; between the least and the mean of `sinr` where there is weight.
     """
     beta = torch.as_tensor(beta, dtype=sinr.dtype, device=sinr.device)
-    least = sinr.amin(-1)
-    excess = torch.expm1(-(sinr - least[..., None]) / beta[..., None]).mean(-1)
-    return least - beta * torch.log1p(excess)
+    weight = torch.ones_like(sinr) if weight is None else weight.to(sinr.dtype)
+    least = torch.where(weight > 0, sinr, torch.inf).amin(-1)
+    excess = weight * torch.expm1(-(sinr - least[..., None]).clamp(min=0) / beta[..., None])
+    return least - beta * torch.log1p(excess.sum(-1) / weight.sum(-1))
 
 
 def transport_block_bits(modulation_order: Tensor, code_rate: Tensor, elements: Tensor | int) -> Tensor:

@@ -208,6 +208,21 @@ class Shadowing:
 
 
 @dataclass(frozen=True)
+class DelaySpread:
+    """lg(DS / 1 s) = `lg_s` + `slope` lg(`plus` + f), f in GHz and at least `least_ghz` (notes 6 and 7)."""
+
+    lg_s: float
+    slope: float = 0.0
+    plus: float = 0.0
+    least_ghz: float = 0.5
+
+    def median_s(self, carrier_hz: float) -> float:
+        """At a carrier."""
+        carrier_ghz = max(carrier_hz / 1e9, self.least_ghz)
+        return float(10 ** (self.lg_s + self.slope * math.log10(self.plus + carrier_ghz)))
+
+
+@dataclass(frozen=True)
 class Scenario:
     """One deployment of the standard.
 
@@ -227,6 +242,8 @@ class Scenario:
         los_beyond_db: LOS standard deviation beyond RMa's breakpoint; the same as before elsewhere.
         los_correlation_m: of the LOS state (table 7.6.3.1-2).
         k_db, k_sigma_db: mean and standard deviation of the K factor under LOS (table 7.5-6).
+        k_correlation_m: of the K factor (table 7.5-6).
+        delay_spread: without LOS (table 7.5-6).
         los_probability: of (d_2D-out, h_UT).
         los_loss_db, nlos_loss_db: path loss in each state.
     """
@@ -248,6 +265,8 @@ class Scenario:
     los_correlation_m: float
     k_db: float
     k_sigma_db: float
+    k_correlation_m: float
+    delay_spread: DelaySpread
     los_probability: Callable[[Tensor, Tensor | float], Tensor]
     los_loss_db: Loss
     nlos_loss_db: Loss
@@ -255,19 +274,23 @@ class Scenario:
 
 UMA = Scenario(
     "uma", 500.0, 25.0, 1.5, 35.0, 0.8, 8, 25.0, 0.5, False, Shadowing(4.0, 37.0), Shadowing(6.0, 50.0),
-    Shadowing(7.0, 7.0), 4.0, 50.0, 9.0, 3.5, uma_los_probability, uma_los_loss_db, uma_nlos_loss_db,
+    Shadowing(7.0, 7.0), 4.0, 50.0, 9.0, 3.5, 12.0, DelaySpread(-6.28, -0.204, 0.0, 6.0),
+    uma_los_probability, uma_los_loss_db, uma_nlos_loss_db,
 )  # fmt: skip
 UMI = Scenario(
     "umi", 200.0, 10.0, 1.5, 10.0, 0.8, 8, 25.0, 0.5, False, Shadowing(4.0, 10.0), Shadowing(7.82, 13.0),
-    Shadowing(7.0, 7.0), 4.0, 50.0, 9.0, 5.0, umi_los_probability, umi_los_loss_db, umi_nlos_loss_db,
+    Shadowing(7.0, 7.0), 4.0, 50.0, 9.0, 5.0, 15.0, DelaySpread(-6.83, -0.24, 1.0, 2.0),
+    umi_los_probability, umi_los_loss_db, umi_nlos_loss_db,
 )  # fmt: skip
 RMA = Scenario(
     "rma", 1732.0, 35.0, 1.5, 35.0, 0.5, 1, 10.0, 0.0, True, Shadowing(4.0, 37.0), Shadowing(8.0, 120.0),
-    Shadowing(8.0, 120.0), 6.0, 60.0, 7.0, 4.0, rma_los_probability, rma_los_loss_db, rma_nlos_loss_db,
+    Shadowing(8.0, 120.0), 6.0, 60.0, 7.0, 4.0, 40.0, DelaySpread(-7.43),
+    rma_los_probability, rma_los_loss_db, rma_nlos_loss_db,
 )  # fmt: skip
 INH = Scenario(
     "inh", 20.0, 3.0, 1.0, 0.0, 0.0, 0, 0.0, 0.0, False, Shadowing(3.0, 10.0), Shadowing(8.03, 6.0),
-    Shadowing(8.03, 6.0), 3.0, 10.0, 7.0, 4.0, inh_los_probability, inh_los_loss_db, inh_nlos_loss_db,
+    Shadowing(8.03, 6.0), 3.0, 10.0, 7.0, 4.0, 4.0, DelaySpread(-7.173, -0.28, 1.0, 6.0),
+    inh_los_probability, inh_los_loss_db, inh_nlos_loss_db,
 )  # fmt: skip
 SCENARIOS = {scenario.name: scenario for scenario in (UMA, UMI, RMA, INH)}
 
