@@ -129,10 +129,23 @@ def network(world: World, duration_s: float, per: str) -> Program:
     )
 
 
-def step(world: World, steps: int, per: str) -> Program:
-    """The fused step alone: movement, fading, procedures, scheduling, load; arguments as of `network`."""
+def step(world: World, steps: int, per: str, calls: int = 1) -> Program:
+    """The fused step alone: movement, fading, procedures, scheduling, load.
+
+    Args:
+        world: a batch, of which one world after the other takes the steps of a call.
+        steps: of a call.
+        per: as of `network`.
+        calls: what is timed.
+    """
     state = initial(world, CONFIG, reference.path_gain_db(world, world.route_m[:, :, 0]).argmax(-1))
-    return Program(lambda: kernel.step_in_place(world, state, CONFIG, steps), units(world, per) * steps)
+    advance = kernel.stepping(world, CONFIG)
+
+    def run() -> None:
+        for _ in range(calls):
+            advance(state, steps)
+
+    return Program(run, units(world, per) * steps * calls)
 
 
 def cities(worlds: int, users: int) -> HandoverVectorEnv:
@@ -201,7 +214,7 @@ if __name__ == "__main__":
             "256 worlds of 16, step": lambda: step(one_site(256, 16, 1, 120.0), 500, "user"),
             "57 x 1026, step": lambda: step(urban(1, 1026, 60.0), 200, "user"),
             "32 x 21 x 100, environment": lambda: environment(cities(32, 100), 20),
-            "32 x 21 x 100, step": lambda: step(cities(32, 100).episodes.loop.world, 100, "user"),
+            "32 x 21 x 100, step": lambda: step(cities(32, 100).episodes.loop.world, 5, "user", 20),
             "traffic": lambda: traffic(20_000, 10),
             "copy": copying,
         },

@@ -41,7 +41,7 @@ class Messenger:
 
     def __init__(self, world: World, config: RadioConfig, stream: Stream) -> None:
         worlds, users, _ = world.shape
-        self.config, self.stream, self.shape = config, stream, (worlds, users)
+        self.config, self.shape, self.stream_key = config, (worlds, users), np.uint64(stream.key)
         self.key = (world.key[:, None] + torch.arange(users) * 2**20).flatten()
         self.uplink = LossyLink(delay_s=config.air_delay_s, lossy_end="source")
         self.downlink = LossyLink(delay_s=config.air_delay_s, lossy_end="destination")
@@ -90,7 +90,7 @@ class Messenger:
             senders.numpy(),
             self.key.numpy(),
             number,
-            np.uint64(self.stream.key),
+            self.stream_key,
             state.sinr.numpy(),
             LAWS.index(self.config.messages),
             payload_bits + link.header_bits,

@@ -175,7 +175,7 @@ def draw_worlds(
         cell_site=scene.cell_site,
         floor=torch.zeros(worlds, users, dtype=torch.int32),
         loss_db=torch.zeros(worlds, users),
-        route_m=torch.stack([torch.as_tensor(r) for r in route]).float().contiguous(),
+        route_m=_stacked(route),
         speed_mps=torch.stack(speed).float(),
         stop_spacing_m=torch.full((worlds, users), STOP_SPACING_M[kind]),
         stop_s=torch.full((worlds, users), STOP_S[kind]),
@@ -238,7 +238,7 @@ def draw_drop_worlds(
         cell_site=drop.cell_site,
         floor=torch.stack(floor),
         loss_db=torch.stack(loss),
-        route_m=torch.stack(route),
+        route_m=_stacked(route),
         speed_mps=torch.stack(speed).float(),
         stop_spacing_m=torch.full((worlds, users), torch.inf),
         stop_s=torch.zeros(worlds, users),
@@ -315,14 +315,21 @@ def _check(duration_s: float, speed_kmh: float, load: float, demand_bps: float) 
             raise DefianceError(f"worlds can't be drawn with {name}={value}; it takes {between}")
 
 
+def _stacked(routes_m: list[Any]) -> Tensor:
+    """Routes of every world, `[W, U, P, 2]`, in NumPy's memory.
+
+    That asks for huge pages, so that a step over many users finds its way in memory sooner.
+    """
+    return torch.from_numpy(np.stack([np.asarray(route_m, np.float32) for route_m in routes_m]))
+
+
 def _draws(
     config: RadioConfig, streams: list[Stream], users: int, cells: int, load: float
 ) -> dict[str, Tensor]:
     """Fading, background load and key of every world."""
     n = config.scatterers
     shape = len(streams), users, cells, n
-    # NumPy asks for huge pages, so that a step over many users finds its way in memory sooner
-    direction, phase = (torch.from_numpy(np.empty(shape, np.int16)) for _ in range(2))
+    direction, phase = (torch.from_numpy(np.empty(shape, np.int16)) for _ in range(2))  # in huge pages
     background, key = [], []
     for w, stream in enumerate(streams):
         rng = stream.child("fading").generator()
