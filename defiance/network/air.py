@@ -11,6 +11,7 @@ mean over the window of Qout. Background traffic takes the same share of the upl
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -64,13 +65,13 @@ def grant(
 
 
 def taken(state: State, config: RadioConfig, sent_bits: Tensor, full_bps: Tensor) -> Tensor:
-    """Share of the carrier that bits sent in a step took from every cell, `[W, C]` float64."""
-    worlds, cells = state.load.shape
-    share = torch.where(full_bps > 0, sent_bits / (full_bps * config.step_s), 0.0)
-    cell = state.serving.long() + cells * torch.arange(worlds)[:, None]
-    return torch.bincount(cell.flatten(), share, worlds * cells).view(worlds, cells)
+    """Share of the carrier that bits sent in a step, `[W * U]`, took from every cell, `[W, C]` float64."""
+    share = torch.zeros(state.load.shape, dtype=torch.float64)
+    _taken(state.serving.numpy(), sent_bits.numpy(), full_bps.numpy(), config.step_s, share.numpy())
+    return share
 
 
+@lru_cache(16)
 def _radio(config: RadioConfig) -> Any:
     """What the loop reads: step, bandwidth, power of a cell, and the uplink's powers [dBm]."""
     noise_dbm = BOLTZMANN_DBM_PER_HZ + 10 * np.log10(BLOCK_HZ) + config.uplink_noise_figure_db
@@ -138,6 +139,14 @@ def _grant(  # type: ignore[no-untyped-def]
                 q = user[k]
                 if share[k] > 0:
                     rate_bps[q] = min(share[k] / busy, most[k]) * full_bps[q]
+
+
+@njit(nogil=True, cache=True)
+def _taken(serving, sent_bits, full_bps, step_s, share):  # type: ignore[no-untyped-def]
+    users = serving.shape[1]
+    for q in range(len(sent_bits)):
+        if sent_bits[q] > 0 and full_bps[q] > 0:
+            share[q // users, serving[q // users, q % users]] += sent_bits[q] / (full_bps[q] * step_s)
 
 
 @njit(inline="always")

@@ -13,7 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from defiance.errors import DefianceError
@@ -246,7 +248,7 @@ class Loop:
     ) -> tuple[Course, Tensor]:
         """`ask` where requests wait: what is under way is wanted still, and nothing else."""
         state, now_s = course.state, signalling.time_s(course.periods * self.period_steps)
-        pending = (signals.asked != NONE).view(free.shape)
+        pending = torch.from_numpy(signals.asked != NONE).view(free.shape)
         wanted = torch.where(free & ~pending & (wanted != state.serving), wanted, NONE)
         at_once = _holds(course.prepared, wanted) if self.conditional else torch.zeros_like(free)
         asks = torch.where(at_once, NONE, wanted)
@@ -255,10 +257,9 @@ class Loop:
             cells = self._reported_cells
             signals = signalling.report(signals, asks != NONE, course.periods - 1, now_s, cells)
         else:
-            user = torch.nonzero((asks != NONE).flatten()).squeeze(-1)
-            at_s = signals.heard_s[user].clamp(min=now_s)
-            signals = signalling.prepare(signals, state, user, at_s, now_s)
-        ahead = torch.where(pending, signals.wanted.view(free.shape), wanted)
+            user = np.flatnonzero((asks != NONE).numpy())
+            signals = signalling.prepare(signals, state, user, np.maximum(signals.heard_s[user], now_s))
+        ahead = torch.where(pending, torch.from_numpy(signals.wanted).view(free.shape), wanted)
         return replace(course, wanted=torch.where(at_once, wanted, NONE), signals=signals), ahead
 
     @property
@@ -276,32 +277,36 @@ class Loop:
         self, signalling: Signalling, state: State, signals: Signals, periods: int
     ) -> tuple[State, Signals, Tensor]:
         """The steps of a period, and the cells that commands named in it, `[W, U]`."""
-        told = torch.full(state.status.shape, NONE).flatten()
+        told = np.full(state.status.numel(), NONE)
         for number in range(self.period_steps):
             steps = periods * self.period_steps + number
             signals, state, user, at_s = signalling.step(
                 signals, state, steps, reports_ask=self.placement == "device"
             )
             if len(user):
-                told = told.index_copy(0, user, signals.wanted[user])
+                told[user] = signals.wanted[user]
                 if not self.conditional:
                     late_s = at_s - signalling.time_s(steps)
-                    state = _commanded(state, user, signals.wanted[user], late_s / self.config.step_s)
+                    state = _commanded(state, user, told[user], late_s / self.config.step_s)
             if self.config.sample_s and number == self.sampled_from:
                 state = unmeasured(state)
-            offered_bits = state.bulk_bits.clone()
-            state = self.step(state, 1)
-            signals = signalling.settle(signals, state, offered_bits, steps + 1)
-        return state, signals, told.view(state.status.shape)
+            if signals.bulk_down.idle:
+                state = self.step(state, 1)
+            else:
+                offered_bits = state.bulk_bits.numpy().flatten()
+                state = self.step(state, 1)
+                signals = signalling.settle(signals, state, offered_bits, steps + 1)
+        return state, signals, torch.from_numpy(told).view(state.status.shape)
 
 
-def _commanded(state: State, user: Tensor, cell: Tensor, steps: Tensor) -> State:
+def _commanded(
+    state: State, user: NDArray[np.int64], cell: NDArray[np.int64], steps: NDArray[np.float64]
+) -> State:
     """Commands that arrive within the step that begins act from the nearest step on."""
-    target = state.target.flatten().index_copy(0, user, cell.int())
-    wait = state.command_steps.flatten().index_copy(0, user, steps.round().int())
-    return replace(
-        state, target=target.view_as(state.target), command_steps=wait.view_as(state.command_steps)
-    )
+    target, wait = state.target.clone(), state.command_steps.clone()
+    target.view(-1).numpy()[user] = cell
+    wait.view(-1).numpy()[user] = np.round(steps)
+    return state.but(target=target, command_steps=wait)
 
 
 def _holds(prepared: Tensor, cell: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from defiance.link import HALF_LOSS_DB, LOSS_SLOPE_PER_DB, PURPOSES, Deliveries, LossyLink
+from defiance.link import HALF_LOSS_DB, LOSS_SLOPE_PER_DB, PURPOSES, LossyLink
 from defiance.network.scheduling import LOOP
 from defiance.network.settings import RadioConfig
 from defiance.network.state import NONE, State
@@ -101,36 +101,27 @@ class Messenger:
         )
         return heard
 
-    def count(self, deliveries: Deliveries, user: Tensor) -> None:
-        """Folds what became of messages of users, `[n]`."""
-        worlds, users = self.shape
-        world = user // users
-        self.bits.index_put_((world, deliveries.purpose), deliveries.sent_bits, accumulate=True)
+    def count(self, world: Tensor, purpose: Tensor, sent_bits: Tensor, lost: Tensor) -> None:
+        """Folds messages that are over, `[n]`: of which world, for what, bits sent, whether lost."""
+        worlds = len(self.messages)
+        self.bits.index_put_((world, purpose), sent_bits, accumulate=True)
         self.messages += torch.bincount(world, minlength=worlds)
-        self.lost += torch.bincount(world[~deliveries.delivered], minlength=worlds)
+        self.lost += torch.bincount(world[lost], minlength=worlds)
 
-    def count_commands(self, user: Tensor, delay_s: Tensor) -> None:
-        """Folds how long after a report was due its command arrived at users, `[n]`."""
-        worlds, users = self.shape
-        self.commands += torch.bincount(user // users, minlength=worlds)
-        self.command_delay_s += torch.bincount(user // users, delay_s, worlds)
+    def count_commands(self, world: Tensor, delay_s: Tensor) -> None:
+        """Folds how long after a report was due its command arrived, `[n]`."""
+        self.commands += torch.bincount(world, minlength=len(self.commands))
+        self.command_delay_s += torch.bincount(world, delay_s, len(self.commands))
 
-    def count_bulk(self, deliveries: Deliveries, user: Tensor) -> None:
-        """Folds other payloads of users, `[n]`, that have arrived."""
-        worlds, users = self.shape
-        world = user // users
-        self.bits.index_put_((world, deliveries.purpose), deliveries.sent_bits, accumulate=True)
-        self.bulk += torch.bincount(world, minlength=worlds)
-        self.bulk_delay_s += torch.bincount(world, deliveries.arrived_s - deliveries.offered_s, worlds)
-
-    def count_wire(self, deliveries: Deliveries, sites: int, processing_s: float) -> None:
-        """Folds other payloads of stations, `[n]`, that have left the wire; the link's delay isn't theirs."""
-        worlds, _ = self.shape
-        world = deliveries.source // sites
-        self.bits.index_put_((world, deliveries.purpose), deliveries.sent_bits, accumulate=True)
-        self.wire += torch.bincount(world, minlength=worlds)
-        delay_s = deliveries.arrived_s - deliveries.offered_s - processing_s
-        self.wire_delay_s += torch.bincount(world, delay_s, worlds)
+    def count_bulk(
+        self, world: Tensor, purpose: Tensor, sent_bits: Tensor, delay_s: Tensor, *, wire: bool
+    ) -> None:
+        """Folds other payloads that have arrived, `[n]`: from users and to them, or over wires."""
+        worlds = len(self.bulk)
+        self.bits.index_put_((world, purpose), sent_bits, accumulate=True)
+        count, total_s = (self.wire, self.wire_delay_s) if wire else (self.bulk, self.bulk_delay_s)
+        count += torch.bincount(world, minlength=worlds)
+        total_s += torch.bincount(world, delay_s, worlds)
 
 
 @njit(**LOOP)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from defiance.errors import DefianceError
 from defiance.link import Deliveries, Packets, outcome, with_headers
+from defiance.network.messages import uniform_loop
 from defiance.seeding import Stream
 
 AIR_HEADER_BITS = 96
@@ -32,6 +33,9 @@ DONE_BITS = 1e-6
 
 WHOLE = ("id", "source", "destination", "purpose", "payload_bits", "queue", "bits", "repeats")
 REAL = ("offered_s", "ready_s", "left_bits")
+ID, QUEUE, BITS, REPEATS = (WHOLE.index(name) for name in ("id", "queue", "bits", "repeats"))
+READY, LEFT = REAL.index("ready_s"), REAL.index("left_bits")
+WAITS, SENT, GIVEN_UP = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,25 @@ class Rows:
         """Those that a mask or an index names."""
         return Rows(self.whole[:, which], self.real[:, which])
 
-    def joined(self, other: Rows) -> Rows:
-        """These, then the others."""
-        if not len(other) or not len(self):
-            return self if len(self) else other
-        return Rows(np.hstack([self.whole, other.whole]), np.hstack([self.real, other.real]))
+    @classmethod
+    def of(
+        cls,
+        id: NDArray[np.int64],
+        *,
+        source: NDArray[np.int64] | int,
+        destination: NDArray[np.int64] | int,
+        purpose: int,
+        payload_bits: int,
+        bits: int,
+        queue: NDArray[np.int64],
+        offered_s: NDArray[np.float64] | float,
+    ) -> Rows:
+        """New ones of one purpose and size; columns `[n]` or one number for all."""
+        whole, real = np.empty((len(WHOLE), len(id)), np.int64), np.empty((len(REAL), len(id)))
+        for row, column in enumerate((id, source, destination, purpose, payload_bits, queue, bits, 0)):
+            whole[row] = column
+        real[0], real[1], real[2] = offered_s, offered_s, bits
+        return cls(whole, real)
 
     def packets(self) -> Packets:
         """As a batch."""
@@ -113,6 +131,8 @@ class QueueState:
 class QueuedLink:
     """Queues of end points that share a medium; who gets how much of it is the scheduler's business.
 
+    `put` and `run` are `offer` and `advance` for a caller that keeps to rows.
+
     Attributes:
         end: which end's number is that of the queue.
         delay_s: from the last bit sent to its arrival.
@@ -136,78 +156,73 @@ class QueuedLink:
         rate, loss = (torch.tensor(x, dtype=torch.float64) for x in (self.rate_bps, self.loss_probability))
         return QueueState(NOTHING, NOTHING, -math.inf, rate, loss)
 
+    def rows(self, packets: Packets) -> Rows:
+        """A batch as rows that have not been offered yet."""
+        offered_s = packets.offered_s.numpy()
+        bits = with_headers(packets.payload_bits, self.header_bits).numpy()
+        columns = [getattr(packets, name).numpy() for name in (*WHOLE[:5], self.end)]
+        return Rows(np.stack([*columns, bits, np.zeros_like(bits)]), np.stack([offered_s, offered_s, bits]))
+
     def offer(self, state: QueueState, packets: Packets, now_s: float) -> QueueState:
         """Put packets into their queues, in the order of offered_s, then of id."""
         if not len(packets):
             return state
-        offered_s = packets.offered_s.numpy()
-        if offered_s.min() < now_s:
+        first_s = packets.offered_s.min().item()
+        if first_s < now_s:
             raise DefianceError(
-                f"a packet stamped {offered_s.min()} s was offered at {now_s} s;"
+                f"a packet stamped {first_s} s was offered at {now_s} s;"
                 " offer packets no later than their time"
             )
-        bits = with_headers(packets.payload_bits, self.header_bits).numpy()
-        columns = [getattr(packets, name).numpy() for name in (*WHOLE[:5], self.end)]
-        rows = Rows(np.stack([*columns, bits, np.zeros_like(bits)]), np.stack([offered_s, offered_s, bits]))
-        return replace(state, waiting=_in_order(state.waiting.joined(rows)))
+        return self.put(state, self.rows(packets))
+
+    def put(self, state: QueueState, rows: Rows) -> QueueState:
+        """Puts rows into their queues, by the time that they are ready at, then by id."""
+        waiting = state.waiting
+        if len(waiting):
+            rows = Rows(
+                np.concatenate([waiting.whole, rows.whole], 1), np.concatenate([waiting.real, rows.real], 1)
+            )
+        return replace(state, waiting=rows.select(np.lexsort((rows.id, rows.ready_s, rows.queue))))
 
     def waiting_bits(self, state: QueueState, before_s: float, queues: int) -> Tensor:
         """Bits that may be sent before a time, `[queues]` float64."""
-        rows, found = state.waiting, torch.zeros(queues, dtype=torch.float64)
-        _backlog(rows.queue, rows.ready_s, rows.left_bits, before_s, found.numpy())
-        return found
+        rows, found = state.waiting, np.zeros(queues)
+        _backlog(rows.whole, rows.real, before_s, found)
+        return torch.from_numpy(found)
 
     def advance(self, state: QueueState, until_s: float, rng: Stream) -> tuple[QueueState, Deliveries]:
         """Send at the state's rates until `until_s`; return what arrived by then, and what was given up.
 
         Packets stamped `until_s` wait: others of the same stamp may still be offered.
         """
-        waiting, flying, gone, now_s = state.waiting, state.in_flight, NOTHING, state.now_s
-        rate_bps = state.rate_bps.numpy().reshape(-1)
-        while len(waiting):
-            left, finished_s = _served(waiting, rate_bps, now_s, until_s)
-            lost = self._lost(waiting, state.loss_probability.numpy(), finished_s, rng)
-            reached_s = until_s
-            if lost.any() and finished_s[lost].min() + self.repeat_s < until_s:
-                # who is sent again by then takes its turn among the others
-                reached_s = float(finished_s[lost].min() + self.repeat_s)
-                left, finished_s = _served(waiting, rate_bps, now_s, reached_s)
-                lost &= finished_s <= reached_s
-            finished = finished_s < np.inf
-            waiting = Rows(waiting.whole, np.stack([waiting.offered_s, waiting.ready_s, left]))
-            if finished.any():
-                sent, lost, at_s = waiting.select(finished), lost[finished], finished_s[finished]
-                hopeless = lost & (sent.repeats >= self.most_repeats)
-                sent.real[1] = np.where(
-                    lost, np.where(hopeless, np.inf, at_s + self.repeat_s), at_s + self.delay_s
-                )
-                sent.real[2] = sent.bits
-                again = lost & ~hopeless
-                flying, gone = flying.joined(sent.select(~lost)), gone.joined(sent.select(hopeless))
-                waiting = waiting.select(~finished)
-                if again.any():
-                    repeated = sent.select(again)
-                    repeated.whole[-1] += 1
-                    waiting = _in_order(waiting.joined(repeated))
-            now_s = reached_s
-            if reached_s == until_s:
-                break
-        if len(flying):
-            due = flying.ready_s <= until_s
-            gone, flying = flying.select(due).joined(gone), flying.select(~due)
-        return replace(state, waiting=waiting, in_flight=flying, now_s=until_s), _deliveries(gone)
+        state, gone, _ = self.run(state, until_s, np.uint64(rng.key))
+        if not len(gone):
+            return state, NO_DELIVERIES
+        sent = torch.from_numpy(gone.bits * (gone.repeats + 1))
+        return state, outcome(gone.packets(), torch.from_numpy(gone.ready_s.copy()), sent)
 
-    def _lost(
-        self, rows: Rows, chance: NDArray[np.float64], finished_s: NDArray[np.float64], rng: Stream
-    ) -> NDArray[np.bool_]:
-        """Which of the transmissions that finished were lost, `[n]`."""
-        lost = np.zeros(len(rows), np.bool_)
-        which = np.flatnonzero(finished_s < np.inf)
-        if len(which) and (chance > 0).any():
-            chance = chance[rows.queue[which]] if chance.ndim else chance
-            draw = rng.uniform(torch.from_numpy(rows.id[which] ^ (rows.repeats[which] << 56))).numpy()
-            lost[which] = draw < chance
-        return lost
+    def run(
+        self, state: QueueState, until_s: float, key: np.uint64
+    ) -> tuple[QueueState, Rows, NDArray[np.float64]]:
+        """`advance` with the key of a stream.
+
+        Returns:
+            The state; rows of what is over, `ready_s` being when they arrived or inf; bits sent by every
+            queue, `[queues]` (of all, where all have one rate).
+        """
+        rate_bps = state.rate_bps.numpy().reshape(-1)
+        if state.idle:
+            return replace(state, now_s=until_s), NOTHING, np.zeros_like(rate_bps)
+        waiting, flying = state.waiting, state.in_flight
+        wait_whole, wait_real, fly_whole, fly_real, gone_whole, gone_real, sent = _run(
+            waiting.whole, waiting.real, flying.whole, flying.real, rate_bps,
+            state.loss_probability.numpy().reshape(-1), key, state.now_s, until_s, self.delay_s,
+            self.repeat_s, self.most_repeats,
+        )  # fmt: skip
+        after = replace(
+            state, waiting=Rows(wait_whole, wait_real), in_flight=Rows(fly_whole, fly_real), now_s=until_s
+        )
+        return after, Rows(gone_whole, gone_real), sent
 
     def discard(self, state: QueueState, which: NDArray[np.bool_]) -> tuple[QueueState, Deliveries]:
         """Takes waiting packets, `[n]`, out of the queues: lost, with the bits that were sent of them."""
@@ -219,49 +234,98 @@ class QueuedLink:
         return replace(state, waiting=state.waiting.select(~which)), lost
 
 
-def _in_order(rows: Rows) -> Rows:
-    return rows.select(np.lexsort((rows.id, rows.ready_s, rows.queue)))
-
-
-def _deliveries(rows: Rows) -> Deliveries:
-    """Of rows whose `ready_s` is when they arrive."""
-    if not len(rows):
-        return NO_DELIVERIES
-    sent = torch.from_numpy(rows.bits * (rows.repeats + 1))
-    return outcome(rows.packets(), torch.from_numpy(rows.ready_s.copy()), sent)
-
-
-def _served(
-    rows: Rows, rate_bps: NDArray[np.float64], now_s: float, until_s: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bits left of every packet, and when its transmission finished, inf if not by then."""
-    left, finished_s = np.empty((2, len(rows)))
-    _serve(rows.queue, rows.ready_s, rows.left_bits, rate_bps, now_s, until_s, left, finished_s)
-    return left, finished_s
+@njit(nogil=True, cache=True)
+def _backlog(whole, real, before_s, found):  # type: ignore[no-untyped-def]
+    for i in range(whole.shape[1]):
+        if real[READY, i] < before_s:
+            found[whole[QUEUE, i]] += real[LEFT, i]
 
 
 @njit(nogil=True, cache=True)
-def _backlog(queue, ready_s, left_bits, before_s, found):  # type: ignore[no-untyped-def]
-    for i in range(len(queue)):
-        if ready_s[i] < before_s:
-            found[queue[i]] += left_bits[i]
+def _run(  # type: ignore[no-untyped-def]
+    whole, real, fly_whole, fly_real, rate_bps, loss, key, now_s, until_s, delay_s, repeat_s, most
+):
+    """finish_i = max(ready_i, finish_(i-1)) + bits_i / rate, queue by queue, up to a time.
 
-
-@njit(nogil=True, cache=True)
-def _serve(queue, ready_s, left_bits, rate_bps, now_s, until_s, left, finished_s):  # type: ignore[no-untyped-def]
-    """finish_i = max(ready_i, finish_(i-1)) + bits_i / rate, queue by queue, up to a time."""
-    last, free_s = -1, now_s
-    for i in range(len(queue)):
-        if queue[i] != last:
-            last, free_s = queue[i], now_s
-        rate = rate_bps[last if len(rate_bps) > 1 else 0]
-        start_s = max(free_s, ready_s[i])
-        left[i], finished_s[i] = left_bits[i], np.inf
-        if rate <= 0 or start_s >= until_s:
-            continue
-        finish_s = start_s + left_bits[i] / rate
-        if finish_s <= until_s or left_bits[i] - rate * (until_s - start_s) <= DONE_BITS:
-            left[i], finished_s[i] = 0.0, min(finish_s, until_s)
+    A packet that is lost goes back to where its queue will have it when it is ready again.
+    """
+    n, sent = whole.shape[1], np.zeros_like(rate_bps)
+    whole, real, order, fate = whole.copy(), real.copy(), np.arange(n), np.zeros(n, np.int8)
+    first, over, flown = 0, 0, 0
+    while first < n:
+        queue, end = whole[QUEUE, first], first
+        while end < n and whole[QUEUE, end] == queue:
+            end += 1
+        at = queue if len(rate_bps) > 1 else 0
+        rate, chance, free_s = rate_bps[at], loss[queue if len(loss) > 1 else 0], now_s
+        k = first
+        while rate > 0 and k < end:
+            i = order[k]
+            start_s = max(free_s, real[READY, i])
+            if start_s >= until_s:
+                break
+            finish_s = start_s + real[LEFT, i] / rate
+            if finish_s > until_s and real[LEFT, i] - rate * (until_s - start_s) > DONE_BITS:
+                real[LEFT, i] -= rate * (until_s - start_s)
+                sent[at] += rate * (until_s - start_s)
+                break
+            free_s = min(finish_s, until_s)
+            sent[at] += real[LEFT, i]
+            real[LEFT, i] = whole[BITS, i]
+            if chance > 0 and uniform_loop(key, np.uint64(whole[ID, i] ^ (whole[REPEATS, i] << 56))) < chance:
+                if whole[REPEATS, i] >= most:
+                    real[READY, i], fate[i] = np.inf, GIVEN_UP
+                    over += 1
+                    k += 1
+                    continue
+                whole[REPEATS, i] += 1
+                real[READY, i] = free_s + repeat_s
+                j = k
+                while j + 1 < end and (
+                    real[READY, order[j + 1]] < real[READY, i]
+                    or (
+                        real[READY, order[j + 1]] == real[READY, i] and whole[ID, order[j + 1]] < whole[ID, i]
+                    )
+                ):
+                    order[j] = order[j + 1]
+                    j += 1
+                order[j] = i
+            else:
+                real[READY, i], fate[i] = free_s + delay_s, SENT
+                flown += 1
+                k += 1
+        first = end
+    flew = fly_whole.shape[1]
+    due = 0
+    for i in range(flew):
+        due += fly_real[READY, i] <= until_s
+    for i in range(n):
+        if fate[i] == SENT and real[READY, i] <= until_s:
+            due += 1
+    gone_whole, gone_real = np.empty((len(whole), due + over), np.int64), np.empty((len(real), due + over))
+    left_whole, left_real = (
+        np.empty((len(whole), n - over - flown), np.int64),
+        np.empty((len(real), n - over - flown)),
+    )
+    still = flew + flown - due
+    still_whole, still_real = np.empty((len(whole), still), np.int64), np.empty((len(real), still))
+    g = f = w = 0
+    for i in range(flew):
+        if fly_real[READY, i] <= until_s:
+            gone_whole[:, g], gone_real[:, g] = fly_whole[:, i], fly_real[:, i]
+            g += 1
         else:
-            left[i] -= rate * (until_s - start_s)
-        free_s = min(finish_s, until_s)
+            still_whole[:, f], still_real[:, f] = fly_whole[:, i], fly_real[:, i]
+            f += 1
+    for k in range(n):
+        i = order[k]
+        if fate[i] == WAITS:
+            left_whole[:, w], left_real[:, w] = whole[:, i], real[:, i]
+            w += 1
+        elif fate[i] == GIVEN_UP or real[READY, i] <= until_s:
+            gone_whole[:, g], gone_real[:, g] = whole[:, i], real[:, i]
+            g += 1
+        else:
+            still_whole[:, f], still_real[:, f] = whole[:, i], real[:, i]
+            f += 1
+    return left_whole, left_real, still_whole, still_real, gone_whole, gone_real, sent

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from defiance.link import PURPOSES, Deliveries, Packets, in_order, loss_from_sinr
+from defiance.link import PURPOSES, Packets, in_order, loss_from_sinr
 from defiance.network.air import free_share, grant, taken
 from defiance.network.messages import COMMAND_BITS, PREPARATION_BITS, Messenger, report_bits
-from defiance.network.queues import QueuedLink, QueueState
+from defiance.network.queues import AIR_HEADER_BITS, QueuedLink, QueueState, Rows
 from defiance.network.settings import RadioConfig
 from defiance.network.state import CONNECTED, NONE, State, reestablish, sinr_db
 from defiance.network.world import World
@@ -33,8 +34,7 @@ from defiance.seeding import Stream
 XN_HEADER_BITS = 8 * (20 + 20 + 38)
 """TCP, IPv4 and Ethernet, as on `defiance.link.BackhaulLink`."""
 
-SIGNALLING = PURPOSES.index("signalling")
-NOTHING_DUE = Packets.empty()
+ASSISTANCE, SIGNALLING = PURPOSES.index("assistance"), PURPOSES.index("signalling")
 
 REMEMBERED = 8
 """Reports of so many periods may still be on the way; who hears an older one does nothing with it."""
@@ -76,7 +76,7 @@ class Signals:
         seen: last report of every user that arrived, `[W, U, C]`.
         heard_s: when it did, `[W * U]`.
         told: reports that may be on the way, by period, the last first; `[W, U, C]` each.
-        offered_s: bulk stamped earlier has been offered: to the uplink, the downlink, the wires.
+        offered: so many payloads beside signalling have been offered: to uplink, downlink, wires.
     """
 
     uplink: QueueState
@@ -84,13 +84,13 @@ class Signals:
     xn: QueueState
     bulk_up: QueueState
     bulk_down: QueueState
-    asked: Tensor
-    wanted: Tensor
-    asked_s: Tensor
+    asked: NDArray[np.int64]
+    wanted: NDArray[np.int64]
+    asked_s: NDArray[np.float64]
     seen: Tensor
-    heard_s: Tensor
+    heard_s: NDArray[np.float64]
     told: tuple[tuple[int, Tensor], ...] = ()
-    offered_s: tuple[float, float, float] = (-math.inf,) * 3
+    offered: tuple[int, int, int] = (0, 0, 0)
 
 
 class Signalling:
@@ -99,15 +99,20 @@ class Signalling:
     def __init__(
         self, world: World, config: RadioConfig, stream: Stream, messenger: Messenger, bulk: BulkTraffic
     ) -> None:
-        self.world, self.config, self.stream, self.messenger = world, config, stream, messenger
+        self.world, self.config, self.messenger = world, config, messenger
+        self.random = np.uint64(stream.key)
         self.uplink = QueuedLink("source", config.air_delay_s)
         self.downlink = QueuedLink("destination", config.air_delay_s)
         self.wire = QueuedLink("source", config.preparation_s, XN_HEADER_BITS, config.xn_bps)
-        self.free = free_share(world, config)
+        self.free = {False: free_share(world, config)}
+        self.free[True] = config.uplink_slots * self.free[False]
         self.users = world.shape[0] * world.shape[1]
+        self.key = messenger.key.numpy()
         self.sites = int(world.cell_site.max()) + 1
-        self.station = world.cell_site + self.sites * torch.arange(world.shape[0])[:, None]  # [W, C]
-        self.bulk = tuple(in_order(each) for each in (bulk.uplink, bulk.downlink, bulk.wire))
+        self.cell_site = world.cell_site.numpy()
+        links = self.uplink, self.downlink, self.wire
+        batches = bulk.uplink, bulk.downlink, bulk.wire
+        self.bulk = tuple(link.rows(in_order(each)) for link, each in zip(links, batches, strict=True))
 
     def time_s(self, steps: int) -> float:
         """When so many steps have passed."""
@@ -115,44 +120,39 @@ class Signalling:
 
     def begin(self) -> Signals:
         """Nothing is on the way."""
-        air, nobody = self.uplink.initial(), torch.full((self.users,), NONE)
-        never = torch.zeros(self.users, dtype=torch.float64)
-        return Signals(
-            uplink=air,
-            downlink=self.downlink.initial(),
-            xn=self.wire.initial(),
-            bulk_up=air,
-            bulk_down=self.downlink.initial(),
-            asked=nobody,
-            wanted=nobody,
-            asked_s=never,
-            seen=torch.full(self.world.shape, self.config.rsrp_floor_dbm),
-            heard_s=never,
-        )
+        up, down = self.uplink.initial(), self.downlink.initial()
+        nobody, never = np.full(self.users, NONE), np.zeros(self.users)
+        seen = torch.full(self.world.shape, self.config.rsrp_floor_dbm)
+        return Signals(up, down, self.wire.initial(), up, down, nobody, nobody, never, seen, never)
 
     def ask(self, signals: Signals, wanted: Tensor, period: int, now_s: float) -> Signals:
         """Users begin to ask for handovers, `wanted` `[W, U]`, NONE of all others."""
-        user = torch.nonzero((wanted != NONE).flatten()).squeeze(-1)
+        cell = wanted.flatten().numpy()
+        asks = cell != NONE
         return replace(
             signals,
-            asked=signals.asked.index_copy(0, user, self.messenger.key[user] + 4 * period),
-            wanted=signals.wanted.index_copy(0, user, wanted.flatten()[user]),
-            asked_s=signals.asked_s.index_fill(0, user, now_s),
+            asked=np.where(asks, self.key + 4 * period, signals.asked),
+            wanted=np.where(asks, cell, signals.wanted),
+            asked_s=np.where(asks, now_s, signals.asked_s),
         )
 
     def report(self, signals: Signals, senders: Tensor, period: int, now_s: float, cells: int) -> Signals:
         """Offers a report of `cells` cells from every marked user, `[W, U]`, to the uplink."""
-        user = torch.nonzero(senders.flatten()).squeeze(-1)
+        user = np.flatnonzero(senders.numpy())
         if not len(user):
             return signals
-        packets = Packets.of(
-            self.messenger.key[user] + 4 * period,
+        bits = report_bits(cells)
+        rows = Rows.of(
+            self.key[user] + 4 * period,
             source=user,
-            purpose="assistance",
-            payload_bits=report_bits(cells),
+            destination=0,
+            purpose=ASSISTANCE,
+            payload_bits=bits,
+            bits=bits + AIR_HEADER_BITS,
+            queue=user,
             offered_s=now_s,
         )
-        return replace(signals, uplink=self.uplink.offer(signals.uplink, packets, now_s))
+        return replace(signals, uplink=self.uplink.put(signals.uplink, rows))
 
     def listen(
         self, signals: Signals, state: State, seen: Tensor, period: int, steps: int
@@ -171,36 +171,41 @@ class Signalling:
         told = ((period, seen.clone()), *signals.told)[:REMEMBERED]
         signals, state, arrived = self._up(replace(signals, told=told), state, steps)
         fresh = torch.zeros(self.users, dtype=torch.bool)
-        known, heard_s = signals.seen.flatten(0, 1).clone(), signals.heard_s.clone()
-        of = (arrived.id - self.messenger.key[arrived.source]) // 4
+        known, heard_s = signals.seen.flatten(0, 1).clone(), signals.heard_s.copy()
+        of = (arrived.id - self.key[arrived.source]) // 4
         for number, content in reversed(told):
             user = arrived.source[of == number]
-            known[user] = content.flatten(0, 1)[user]
-            heard_s[user] = arrived.arrived_s[of == number]
-            fresh[user] = True
+            if len(user):
+                known[user] = content.flatten(0, 1)[user]
+                heard_s[user] = arrived.ready_s[of == number]
+                fresh[user] = True
         signals = replace(signals, seen=known.view_as(signals.seen), heard_s=heard_s)
         return signals, state, fresh.view(state.status.shape)
 
-    def prepare(self, signals: Signals, state: State, user: Tensor, at_s: Tensor, now_s: float) -> Signals:
-        """Offers the preparations that users' handovers need, `[n]`, to their stations' wires."""
+    def prepare(
+        self, signals: Signals, state: State, user: NDArray[np.int64], at_s: NDArray[np.float64]
+    ) -> Signals:
+        """Offers the preparations that users' handovers need, `[n]`, to their stations' wires, at a time."""
         if not len(user):
             return signals
-        worlds, users = state.status.shape
-        self.messenger.prepared += torch.bincount(user // users, minlength=worlds)
-        station = self.station.gather(1, state.serving.long()).flatten()
-        packets = Packets.of(
+        world = user // state.status.shape[1]
+        self.messenger.prepared += torch.from_numpy(np.bincount(world, minlength=len(state.status)))
+        station = self.cell_site[state.serving.numpy().reshape(-1)[user]] + self.sites * world
+        rows = Rows.of(
             signals.asked[user],
-            source=station[user],
+            source=station,
             destination=user,
-            purpose="signalling",
+            purpose=SIGNALLING,
             payload_bits=PREPARATION_BITS,
+            bits=PREPARATION_BITS + XN_HEADER_BITS,
+            queue=station,
             offered_s=at_s,
         )
-        return replace(signals, xn=self.wire.offer(signals.xn, packets, now_s))
+        return replace(signals, xn=self.wire.put(signals.xn, rows))
 
     def step(
         self, signals: Signals, state: State, steps: int, *, reports_ask: bool
-    ) -> tuple[Signals, State, Tensor, Tensor]:
+    ) -> tuple[Signals, State, NDArray[np.int64], NDArray[np.float64]]:
         """The messages of the step that begins; the cells will know what signalling takes of them.
 
         Args:
@@ -212,136 +217,146 @@ class Signalling:
         Returns:
             Both anew, the users whose commands arrive, `[n]`, and when.
         """
-        now_s, until_s = self.time_s(steps), self.time_s(steps + 1)
-        signals = self._leave(signals, state)
+        until_s = self.time_s(steps + 1)
+        away = state.status.numpy().reshape(-1) != CONNECTED
+        if away.any():
+            signals = self._leave(signals, away)
         if signals.uplink.now_s < until_s:
             signals, state, arrived = self._up(signals, state, steps)
             if reports_ask and len(arrived):
                 current = signals.asked[arrived.source] == arrived.id
-                signals = self.prepare(
-                    signals, state, arrived.source[current], arrived.arrived_s[current], now_s
-                )
-        signals, due = self._due(signals, 2, until_s)
-        xn, ready = self.wire.advance(self.wire.offer(signals.xn, due, now_s), until_s, self.stream)
-        bulk = ready.purpose != SIGNALLING
-        if bool(bulk.any()):
-            self.messenger.count_wire(ready.select(bulk), self.sites, self.config.preparation_s)
-            ready = ready.select(~bulk)
-        ready = ready.select(signals.asked[ready.destination] == ready.id) if len(ready) else ready
-        signals = replace(signals, xn=xn)
+                signals = self.prepare(signals, state, arrived.source[current], arrived.ready_s[current])
+        xn, offered = self._due(self.wire, signals.xn, signals.offered, 2, until_s)
+        xn, ready, _ = self.wire.run(xn, until_s, self.random)
+        downlink = signals.downlink
         if len(ready):
-            commands = Packets.of(
+            bulk = ready.purpose != SIGNALLING
+            if bulk.any():
+                self._count_bulk(ready.select(bulk), ready.source[bulk] // self.sites, wire=True)
+            ready = ready.select(~bulk)
+            ready = ready.select(signals.asked[ready.destination] == ready.id)
+        if len(ready):
+            commands = Rows.of(
                 ready.id + 1,
+                source=0,
                 destination=ready.destination,
-                purpose="signalling",
+                purpose=SIGNALLING,
                 payload_bits=COMMAND_BITS,
-                offered_s=ready.arrived_s,
+                bits=COMMAND_BITS + AIR_HEADER_BITS,
+                queue=ready.destination,
+                offered_s=ready.ready_s,
             )
-            downlink = self.downlink.offer(signals.downlink, commands, now_s)
-            signals = replace(signals, downlink=downlink)
-        return self._down(signals, state, steps)
+            downlink = self.downlink.put(downlink, commands)
+        return self._down(replace(signals, xn=xn, downlink=downlink, offered=offered), state, steps)
 
-    def settle(self, signals: Signals, state: State, offered_bits: Tensor, steps: int) -> Signals:
+    def settle(
+        self, signals: Signals, state: State, offered_bits: NDArray[np.float64], steps: int
+    ) -> Signals:
         """Delivers the bulk that the step has sent in the downlink.
 
         Args:
             signals: so far.
             state: after the step.
-            offered_bits: what it was offered, `[W, U]`.
+            offered_bits: what it was offered, `[W * U]`.
             steps: so many have passed, this one included.
         """
-        if signals.bulk_down.idle:
-            return signals
-        rate_bps = (offered_bits - state.bulk_bits).flatten() / self.config.step_s
-        bulk, arrived = self.downlink.advance(
-            replace(signals.bulk_down, rate_bps=rate_bps), self.time_s(steps), self.stream
-        )
+        sent_bits = offered_bits - state.bulk_bits.numpy().reshape(-1)
+        queue = replace(signals.bulk_down, rate_bps=torch.from_numpy(sent_bits / self.config.step_s))
+        queue, arrived, _ = self.downlink.run(queue, self.time_s(steps), self.random)
         if len(arrived):
-            self.messenger.count_bulk(arrived, arrived.destination)
-        return replace(signals, bulk_down=bulk)
+            self._count_bulk(arrived, arrived.destination // self.world.shape[1], wire=False)
+        return replace(signals, bulk_down=queue)
 
-    def _due(self, signals: Signals, which: int, until_s: float) -> tuple[Signals, Packets]:
-        """Bulk that is to be offered before a time, to the uplink, the downlink or the wires."""
-        packets = self.bulk[which]
-        if not len(packets):
-            return signals, packets
-        since_s = list(signals.offered_s)
-        first, end = np.searchsorted(packets.offered_s.numpy(), (since_s[which], until_s))
-        since_s[which] = until_s
-        due = packets.select(torch.arange(first, end)) if first < end else NOTHING_DUE
-        return replace(signals, offered_s=(since_s[0], since_s[1], since_s[2])), due
+    def _due(
+        self, link: QueuedLink, queue: QueueState, offered: tuple[int, int, int], which: int, until_s: float
+    ) -> tuple[QueueState, tuple[int, int, int]]:
+        """Offers the bulk of uplink, downlink or wires that comes before a time."""
+        rows, first = self.bulk[which], offered[which]
+        if first == len(rows) or rows.offered_s[first] >= until_s:
+            return queue, offered
+        end = int(np.searchsorted(rows.offered_s, until_s))
+        counts = [end if k == which else count for k, count in enumerate(offered)]
+        return link.put(queue, rows.select(np.arange(first, end))), (counts[0], counts[1], counts[2])
 
-    def _leave(self, signals: Signals, state: State) -> Signals:
+    def _leave(self, signals: Signals, away: NDArray[np.bool_]) -> Signals:
         """Drops the signalling of users who left their cells."""
-        away = (state.status != CONNECTED).flatten()
         return replace(
             signals,
             uplink=self._without(self.uplink, signals.uplink, away),
             downlink=self._without(self.downlink, signals.downlink, away),
-            asked=torch.where(away, NONE, signals.asked),
+            asked=np.where(away, NONE, signals.asked),
         )
 
-    def _without(self, link: QueuedLink, queue: QueueState, away: Tensor) -> QueueState:
-        gone = away.numpy()[queue.waiting.queue]
+    def _without(self, link: QueuedLink, queue: QueueState, away: NDArray[np.bool_]) -> QueueState:
+        gone = away[queue.waiting.queue]
         if not gone.any():
             return queue
         queue, lost = link.discard(queue, gone)
-        self.messenger.count(lost, lost.source + lost.destination)
+        world = (lost.source + lost.destination) // self.world.shape[1]  # one of them is the network, 0
+        self.messenger.count(world, lost.purpose, lost.sent_bits, ~lost.delivered)
         return queue
 
-    def _up(self, signals: Signals, state: State, steps: int) -> tuple[Signals, State, Deliveries]:
+    def _count(self, rows: Rows, user: NDArray[np.int64]) -> None:
+        sent_bits, lost = rows.bits * (rows.repeats + 1), ~np.isfinite(rows.ready_s)
+        columns = user // self.world.shape[1], rows.purpose, sent_bits, lost
+        self.messenger.count(*(torch.from_numpy(column) for column in columns))
+
+    def _count_bulk(self, rows: Rows, world: NDArray[np.int64], *, wire: bool) -> None:
+        delay_s = rows.ready_s - rows.offered_s - (self.config.preparation_s if wire else 0.0)
+        columns = world, rows.purpose, rows.bits * (rows.repeats + 1), delay_s
+        self.messenger.count_bulk(*(torch.from_numpy(column) for column in columns), wire=wire)
+
+    def _up(self, signals: Signals, state: State, steps: int) -> tuple[Signals, State, Rows]:
         """The uplink of a step: signalling, then bulk; a user whose report is given up has lost its link."""
-        until_s = self.time_s(steps + 1)
-        free = self.config.uplink_slots * self.free
+        until_s, free = self.time_s(steps + 1), self.free[True]
         uplink, arrived, used = self._serve(self.uplink, signals.uplink, state, free, until_s, uplink=True)
-        signals, due = self._due(replace(signals, uplink=uplink), 0, until_s)
-        if len(due):
-            signals = replace(signals, bulk_up=self.uplink.offer(signals.bulk_up, due, self.time_s(steps)))
-        if not signals.bulk_up.idle:
+        bulk, offered = self._due(self.uplink, signals.bulk_up, signals.offered, 0, until_s)
+        if not bulk.idle:
             left = free if used is None else (free - used).clamp(min=0)
-            bulk, came, _ = self._serve(
-                self.uplink, signals.bulk_up, state, left, until_s, uplink=True, lossy=False
-            )
+            bulk, came, _ = self._serve(self.uplink, bulk, state, left, until_s, uplink=True, lossy=False)
             if len(came):
-                self.messenger.count_bulk(came, came.source)
-            signals = replace(signals, bulk_up=bulk)
+                self._count_bulk(came, came.source // self.world.shape[1], wire=False)
+        signals = replace(signals, uplink=uplink, bulk_up=bulk, offered=offered)
         if not len(arrived):
             return signals, state, arrived
-        self.messenger.count(arrived, arrived.source)
-        lost = arrived.source[~arrived.delivered]
-        if len(lost):
-            failed = torch.zeros(self.users, dtype=torch.bool).index_fill(0, lost, True)
+        self._count(arrived, arrived.source)
+        lost = ~np.isfinite(arrived.ready_s)
+        if lost.any():
+            failed = torch.zeros(self.users, dtype=torch.bool)
+            failed[arrived.source[lost]] = True
             failed = failed.view(state.status.shape) & (state.status == CONNECTED)
             state = reestablish(state, failed, self.config)
-            state = replace(state, link_failures=state.link_failures + failed.int())
-        return signals, state, arrived.select(arrived.delivered)
+            state = state.but(link_failures=state.link_failures + failed.int())
+            arrived = arrived.select(~lost)
+        return signals, state, arrived
 
-    def _down(self, signals: Signals, state: State, steps: int) -> tuple[Signals, State, Tensor, Tensor]:
+    def _down(
+        self, signals: Signals, state: State, steps: int
+    ) -> tuple[Signals, State, NDArray[np.int64], NDArray[np.float64]]:
         """The downlink of a step: signalling now, bulk as the cells see fit."""
-        now_s, until_s = self.time_s(steps), self.time_s(steps + 1)
-        signals, due = self._due(signals, 1, until_s)
-        if len(due):
-            signals = replace(signals, bulk_down=self.downlink.offer(signals.bulk_down, due, now_s))
+        now_s, until_s, link = self.time_s(steps), self.time_s(steps + 1), self.downlink
+        bulk, offered = self._due(link, signals.bulk_down, signals.offered, 1, until_s)
         downlink, arrived, used = self._serve(
-            self.downlink, signals.downlink, state, self.free, until_s, uplink=False
+            link, signals.downlink, state, self.free[False], until_s, uplink=False
         )
-        reserved = torch.zeros_like(state.reserved) if used is None else used.float()
-        bulk_bits = state.bulk_bits
-        if len(signals.bulk_down.waiting):
+        changed = {"reserved": torch.zeros_like(state.reserved) if used is None else used.float()}
+        if len(bulk.waiting):
             # what comes within the step waits for the next one
-            waits = self.downlink.waiting_bits(signals.bulk_down, math.nextafter(now_s, math.inf), self.users)
-            bulk_bits = waits.view(bulk_bits.shape)
-        state = replace(state, reserved=reserved, bulk_bits=bulk_bits)
-        signals = replace(signals, downlink=downlink)
-        if not len(arrived):
-            return signals, state, arrived.destination, arrived.arrived_s
-        self.messenger.count(arrived, arrived.destination)
-        current = signals.asked[arrived.destination] == arrived.id - 1
-        current &= (state.status == CONNECTED).flatten()[arrived.destination]
-        user, at_s = arrived.destination[current], arrived.arrived_s[current]
-        signals = replace(signals, asked=signals.asked.index_fill(0, user, NONE))
-        user, at_s = user[at_s.isfinite()], at_s[at_s.isfinite()]
-        self.messenger.count_commands(user, at_s - signals.asked_s[user])
+            waits = link.waiting_bits(bulk, math.nextafter(now_s, math.inf), self.users)
+            changed["bulk_bits"] = waits.view(state.bulk_bits.shape)
+        state, asked = state.but(**changed), signals.asked
+        user, at_s = arrived.destination, arrived.ready_s
+        if len(arrived):
+            self._count(arrived, user)
+            connected = state.status.numpy().reshape(-1)[user] == CONNECTED
+            current = (asked[user] == arrived.id - 1) & connected
+            user, at_s, asked = user[current], at_s[current], asked.copy()
+            asked[user] = NONE
+            told = np.isfinite(at_s)
+            user, at_s = user[told], at_s[told]
+            world, delay_s = user // self.world.shape[1], at_s - signals.asked_s[user]
+            self.messenger.count_commands(torch.from_numpy(world), torch.from_numpy(delay_s))
+        signals = replace(signals, downlink=downlink, bulk_down=bulk, offered=offered, asked=asked)
         return signals, state, user, at_s
 
     def _serve(
@@ -354,15 +369,14 @@ class Signalling:
         *,
         uplink: bool,
         lossy: bool = True,
-    ) -> tuple[QueueState, Deliveries, Tensor | None]:
+    ) -> tuple[QueueState, Rows, Tensor | None]:
         """Serves a direction's queues; the last is the share of each cell that it took, None of nothing."""
         if not len(queue.waiting):
-            queue, arrived = link.advance(queue, until_s, self.stream)
+            queue, arrived, _ = link.run(queue, until_s, self.random)
             return queue, arrived, None
         bits = link.waiting_bits(queue, until_s, self.users)
         rate_bps, full_bps = grant(state, self.config, bits, free, uplink=uplink)
         loss = loss_from_sinr(sinr_db(state)).flatten().double() if lossy else queue.loss_probability
         queue = replace(queue, rate_bps=rate_bps, loss_probability=loss)
-        queue, arrived = link.advance(queue, until_s, self.stream)
-        sent_bits = bits - link.waiting_bits(queue, until_s, self.users)
-        return queue, arrived, taken(state, self.config, sent_bits, full_bps)
+        queue, arrived, sent_bits = link.run(queue, until_s, self.random)
+        return queue, arrived, taken(state, self.config, torch.from_numpy(sent_bits), full_bps)

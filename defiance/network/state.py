@@ -5,7 +5,7 @@ Shapes: W worlds, U users, C cells, K steps of the Qout window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -170,8 +170,7 @@ def initial(world: World, config: RadioConfig, serving: Tensor) -> State:
 def reestablish(state: State, which: Tensor, config: RadioConfig) -> State:
     """The state in which the links of some users, `[W, U]` bool, are lost, to be re-established."""
     timer = max(1, config.steps(config.reestablishment_s))
-    return replace(
-        state,
+    return state.but(
         status=torch.where(which, REESTABLISHING, state.status).int(),
         timer_steps=torch.where(which, timer, state.timer_steps).int(),
         target=torch.where(which, NONE, state.target).int(),
