@@ -19,6 +19,7 @@ from defiance.radio.tr38901 import (
     RMA,
     UMA,
     UMI,
+    Geometry,
     Scenario,
     column_gain_db,
     element_gain_db,
@@ -169,7 +170,7 @@ def test_shadowing_has_the_tables_mean_spread_and_is_shared_by_sectors(name: str
         alike = (lost_db[..., 0] - lost_db[..., 2]).abs() < 1e-3
         assert alike.float().mean() > 0.99  # but where two images of a site are equally far
         nlos = alike & ~drop.los[floor]
-        loss_db = scenario.nlos_loss_db(distance_m, height_m, scenario.station_m, drop.carrier_hz)
+        loss_db = scenario.nlos_loss_db(Geometry(distance_m, height_m, scenario.station_m, drop.carrier_hz))
         left_db = (lost_db[..., 0] - loss_db)[nlos]
         correlation_m = scenario.o2i.correlation_m if floor else scenario.nlos.correlation_m
         patches = nlos.sum().item() * min(1.0, drop.resolution_m**2 / (2 * math.pi * correlation_m**2))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from defiance.radio.tr38901 import UMI
+from defiance.radio.tr38901 import UMI, Geometry
 from defiance.scene.drop import normal_field
 from defiance.scene.grid import PITCH_M, UrbanGrid, drives, line_of_sight, shadowing_amplitude, urban_grid
 from defiance.scene.streets import ROUTE_SPACING_M
@@ -60,10 +60,10 @@ def test_path_gain_is_that_of_the_street_canyon() -> None:
     gain = scene.path_gain_db[0]
     assert gain.shape == (501, 867) and scene.origin_m == (-433.0, -250.0)
     x = torch.arange(-433.0, 434.0)
-    street = gain[250] + UMI.los_loss_db(x.abs(), 1.5, 10.0, 3.5e9, 1.0)
+    street = gain[250] + UMI.los_loss_db(Geometry(x.abs(), 1.5, 10.0, 3.5e9))
     assert street.std().item() == pytest.approx(UMI.los.sigma_db, rel=0.25) and abs(street.mean()) < 1.5
     far = torch.hypot(x[:300], torch.tensor(250.0))
-    hidden = gain[500, :300] + UMI.nlos_loss_db(far, 1.5, 10.0, 3.5e9)
+    hidden = gain[500, :300] + UMI.nlos_loss_db(Geometry(far, 1.5, 10.0, 3.5e9))
     assert hidden.std().item() == pytest.approx(UMI.nlos.sigma_db, rel=0.4) and abs(hidden.mean()) < 6.0
     assert bool(scene.outdoor[250].all()) and not bool(scene.outdoor[100, 100])
 

@@ -8,7 +8,7 @@ import torch
 from scenes import blocks, small_scene
 
 from defiance.errors import DefianceError
-from defiance.radio.tr38901 import RMA, UMA, UMI, Shadowing, column_gain_db, element_gain_db
+from defiance.radio.tr38901 import RMA, UMA, UMI, Geometry, Shadowing, column_gain_db, element_gain_db
 from defiance.scene.drop import between_points, torus_grid
 from defiance.scene.planned import planned_scene
 from defiance.scene.sites import Sector
@@ -33,8 +33,8 @@ def test_without_shadowing_a_place_has_one_of_the_two_losses_and_the_sectors_pat
     azimuth_deg = torch.rad2deg(torch.atan2(east_m, north_m))
     far = distance_m > 50
     losses = [
-        CALM.los_loss_db(distance_m, 1.5, 30.0, 3.5e9, 1.0)[far],
-        CALM.nlos_loss_db(distance_m, 1.5, 30.0, 3.5e9)[far],
+        CALM.los_loss_db(Geometry(distance_m, 1.5, 30.0, 3.5e9))[far],
+        CALM.nlos_loss_db(Geometry(distance_m, 1.5, 30.0, 3.5e9))[far],
     ]
     for cell, sector in enumerate(PLAN):
         pattern_db = element_gain_db(zenith_deg, azimuth_deg - sector.azimuth_deg)
@@ -59,8 +59,8 @@ def test_sight_is_as_probable_as_the_standard_says_and_shadowing_as_strong():
         distance_m = torch.hypot(east_m - sector.x_m, north_m - sector.y_m)
         ring = (distance_m > 100) & (distance_m < 200)
         calm_db = scenes[0].path_gain_db[cell]
-        los_db = UMI.los_loss_db(distance_m, 1.5, 10.0, 3.5e9, 1.0)
-        nlos_db = UMI.nlos_loss_db(distance_m, 1.5, 10.0, 3.5e9)
+        los_db = UMI.los_loss_db(Geometry(distance_m, 1.5, 10.0, 3.5e9))
+        nlos_db = UMI.nlos_loss_db(Geometry(distance_m, 1.5, 10.0, 3.5e9))
         middle_db = _pattern_db(east_m - sector.x_m, north_m - sector.y_m) - (los_db + nlos_db) / 2
         sight = calm_db > middle_db
         seen.append(sight[ring].double().mean())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from defiance.radio import tr38901
-from defiance.radio.tr38901 import INH, RMA, SCENARIOS, UMA, UMI, Scenario
+from defiance.radio.tr38901 import INH, RMA, SCENARIOS, UMA, UMI, Geometry, Scenario
 
 DISTANCE_M = torch.tensor([11.0, 36.0, 60.0, 100.0, 177.0, 300.0, 640.0, 1000.0, 2500.0], dtype=torch.float64)
 
@@ -59,7 +59,7 @@ def test_path_loss_and_los_probability_are_sionnas(
     for los in (True, False):
         theirs = sionna_scenario(scenario, carrier_hz, height_m, los, "low")
         loss_db = scenario.los_loss_db if los else scenario.nlos_loss_db
-        ours = loss_db(DISTANCE_M, height_m, scenario.station_m, carrier_hz)
+        ours = loss_db(Geometry(DISTANCE_M, height_m, scenario.station_m, carrier_hz))
         torch.testing.assert_close(ours, theirs._pl_b[0, 0], rtol=0, atol=0.01)  # 3e8 against c: 0.006 dB
     probability = theirs.los_probability[0, 0]
     torch.testing.assert_close(scenario.los_probability(DISTANCE_M, height_m), probability, rtol=1e-6, atol=0)
@@ -68,18 +68,20 @@ def test_path_loss_and_los_probability_are_sionnas(
 def test_path_loss_of_the_standard_by_hand() -> None:
     """Table 7.4.1-1 at d_3D = 100 m, 6 GHz: 28 + 44 + 15.563; UMi NLOS 22.4 + 70.6 + 16.575."""
     near = torch.tensor(math.sqrt(100**2 - 23.5**2), dtype=torch.float64)
-    assert UMA.los_loss_db(near, 1.5, 25.0, 6e9, 1.0).item() == pytest.approx(87.563, abs=1e-3)
-    assert UMA.nlos_loss_db(near, 1.5, 25.0, 6e9).item() == pytest.approx(13.54 + 78.16 + 15.563, abs=1e-3)
+    assert UMA.los_loss_db(Geometry(near, 1.5, 25.0, 6e9)).item() == pytest.approx(87.563, abs=1e-3)
+    assert UMA.nlos_loss_db(Geometry(near, 1.5, 25.0, 6e9)).item() == pytest.approx(
+        13.54 + 78.16 + 15.563, abs=1e-3
+    )
     near = torch.tensor(math.sqrt(100**2 - 8.5**2), dtype=torch.float64)
-    assert UMI.los_loss_db(near, 1.5, 10.0, 6e9, 1.0).item() == pytest.approx(89.963, abs=1e-3)
-    assert UMI.nlos_loss_db(near, 1.5, 10.0, 6e9).item() == pytest.approx(109.575, abs=1e-3)
+    assert UMI.los_loss_db(Geometry(near, 1.5, 10.0, 6e9)).item() == pytest.approx(89.963, abs=1e-3)
+    assert UMI.nlos_loss_db(Geometry(near, 1.5, 10.0, 6e9)).item() == pytest.approx(109.575, abs=1e-3)
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS.keys())
 def test_path_loss_grows_without_jumps_and_los_fades(scenario: Scenario) -> None:
     distance_m = torch.arange(1.0, 9000.0, 0.5, dtype=torch.float64)
-    los = scenario.los_loss_db(distance_m, 1.5, scenario.station_m, 2e9, 1.0)
-    nlos = scenario.nlos_loss_db(distance_m, 1.5, scenario.station_m, 2e9)
+    los = scenario.los_loss_db(Geometry(distance_m, 1.5, scenario.station_m, 2e9))
+    nlos = scenario.nlos_loss_db(Geometry(distance_m, 1.5, scenario.station_m, 2e9))
     for loss in (los, nlos):
         step = loss.diff()
         assert step.min() > -1e-9 and step[200:].max() < 0.3, scenario.name

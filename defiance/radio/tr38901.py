@@ -7,7 +7,7 @@ and tables are those of V16.1; later ones have another infrared-reflective glass
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -72,25 +72,42 @@ def environment_height_m(distance_m: Tensor, height_m: float, uniform: Tensor) -
     return torch.where(uniform < ground, 1.0, 12.0 + 3.0 * torch.floor(rest * roofs))
 
 
-class Loss(Protocol):
-    """Path loss in dB at d_2D."""
+@dataclass(frozen=True)
+class Geometry:
+    """Where the ends of a link are.
 
-    def __call__(
-        self,
-        distance_m: Tensor,
-        height_m: Tensor | float,
-        station_m: float,
-        carrier_hz: float,
-        environment_m: Tensor | float = 1.0,
-    ) -> Tensor:
-        """`height_m` is h_UT, `station_m` h_BS; `environment_m`, h_E, counts where the formula has one."""
-        ...
+    Attributes:
+        distance_m: d_2D.
+        height_m: h_UT.
+        station_m: h_BS.
+        carrier_hz: the carrier.
+        environment_m: h_E, which counts in UMa and UMi.
+    """
+
+    distance_m: Tensor
+    height_m: Tensor | float
+    station_m: float
+    carrier_hz: float
+    environment_m: Tensor | float = 1.0
+
+    @property
+    def height(self) -> Tensor:
+        """h_UT in the precision of the distance."""
+        return torch.as_tensor(self.height_m, dtype=self.distance_m.dtype)
+
+    @property
+    def log_slant(self) -> Tensor:
+        """log10 of d_3D."""
+        return torch.log10(torch.hypot(self.distance_m, self.station_m - self.height))
+
+    @property
+    def carrier_ghz(self) -> float:
+        """f_c."""
+        return self.carrier_hz / 1e9
 
 
-def _log_3d(distance_m: Tensor, height_m: Tensor | float, station_m: float) -> Tensor:
-    """log10 of d_3D."""
-    rise_m = torch.as_tensor(station_m - height_m, dtype=distance_m.dtype)
-    return torch.log10(torch.hypot(distance_m, rise_m))
+Loss = Callable[[Geometry], Tensor]
+"""Path loss in dB."""
 
 
 def _one_slope(
@@ -98,20 +115,10 @@ def _one_slope(
 ) -> Loss:
     """PL = offset + slope lg d_3D + carrier lg f - per_m (h_UT - 1.5), and not less than `least`."""
 
-    def loss_db(
-        distance_m: Tensor,
-        height_m: Tensor | float,
-        station_m: float,
-        carrier_hz: float,
-        environment_m: Tensor | float = 1.0,
-    ) -> Tensor:
-        far = (
-            offset + slope * _log_3d(distance_m, height_m, station_m) + carrier * math.log10(carrier_hz / 1e9)
-        )
-        far = far - per_m * (height_m - 1.5)
-        return (
-            far if least is None else torch.maximum(least(distance_m, height_m, station_m, carrier_hz), far)
-        )
+    def loss_db(at: Geometry) -> Tensor:
+        far = offset + slope * at.log_slant + carrier * math.log10(at.carrier_ghz)
+        far = far - per_m * (at.height_m - 1.5)
+        return far if least is None else torch.maximum(least(at), far)
 
     return loss_db
 
@@ -119,21 +126,13 @@ def _one_slope(
 def _two_slopes(offset: float, slope: float, fold: float) -> Loss:
     """PL_1 = offset + slope lg d_3D up to d'_BP, PL_2 = offset + 40 lg d_3D - fold lg(...) beyond."""
 
-    def loss_db(
-        distance_m: Tensor,
-        height_m: Tensor | float,
-        station_m: float,
-        carrier_hz: float,
-        environment_m: Tensor | float = 1.0,
-    ) -> Tensor:
-        height = torch.as_tensor(height_m, dtype=distance_m.dtype)
-        breakpoint_m = (
-            4 * (station_m - environment_m) * (height - environment_m) * carrier_hz / SPEED_OF_LIGHT_MPS
-        )
-        log_d = _log_3d(distance_m, height_m, station_m)
-        carrier_db = 20 * math.log10(carrier_hz / 1e9)
-        beyond = offset + 40 * log_d - fold * torch.log10(breakpoint_m**2 + (station_m - height) ** 2)
-        return carrier_db + torch.where(distance_m <= breakpoint_m, offset + slope * log_d, beyond)
+    def loss_db(at: Geometry) -> Tensor:
+        above_m = (at.station_m - at.environment_m) * (at.height - at.environment_m)
+        breakpoint_m = 4 * above_m * at.carrier_hz / SPEED_OF_LIGHT_MPS
+        rise_m = at.station_m - at.height
+        beyond = offset + 40 * at.log_slant - fold * torch.log10(breakpoint_m**2 + rise_m**2)
+        near = offset + slope * at.log_slant
+        return 20 * math.log10(at.carrier_ghz) + torch.where(at.distance_m <= breakpoint_m, near, beyond)
 
     return loss_db
 
@@ -151,49 +150,35 @@ def rma_breakpoint_m(height_m: Tensor | float, station_m: float, carrier_hz: flo
     return torch.as_tensor(2 * math.pi * station_m * height_m * carrier_hz / SPEED_OF_LIGHT_MPS)
 
 
-def rma_los_loss_db(
-    distance_m: Tensor,
-    height_m: Tensor | float,
-    station_m: float,
-    carrier_hz: float,
-    environment_m: Tensor | float = 1.0,
-) -> Tensor:
-    """RMa LOS among buildings of `BUILDING_M`; h_E plays no part."""
+def rma_los_loss_db(at: Geometry) -> Tensor:
+    """RMa LOS among buildings of `BUILDING_M`."""
 
     def near(d: Tensor) -> Tensor:
         rough: float = BUILDING_M**1.72
         return (
             (20 + min(0.03 * rough, 10.0)) * torch.log10(d)
-            + 20 * math.log10(40 * math.pi * carrier_hz / 1e9 / 3)
+            + 20 * math.log10(40 * math.pi * at.carrier_ghz / 3)
             - min(0.044 * rough, 14.77)
             + 0.002 * math.log10(BUILDING_M) * d
         )
 
-    breakpoint_m = rma_breakpoint_m(height_m, station_m, carrier_hz)
-    slant_m = 10 ** _log_3d(distance_m, height_m, station_m)
-    beyond = near(breakpoint_m) + 40 * torch.log10(slant_m / breakpoint_m)
-    return torch.where(distance_m <= breakpoint_m, near(slant_m), beyond)
+    breakpoint_m = rma_breakpoint_m(at.height_m, at.station_m, at.carrier_hz)
+    beyond = near(breakpoint_m) + 40 * (at.log_slant - torch.log10(breakpoint_m))
+    return torch.where(at.distance_m <= breakpoint_m, near(10**at.log_slant), beyond)
 
 
-def rma_nlos_loss_db(
-    distance_m: Tensor,
-    height_m: Tensor | float,
-    station_m: float,
-    carrier_hz: float,
-    environment_m: Tensor | float = 1.0,
-) -> Tensor:
-    """RMa NLOS, never less than LOS; h_E plays no part."""
-    height_m = torch.as_tensor(height_m, dtype=distance_m.dtype)
+def rma_nlos_loss_db(at: Geometry) -> Tensor:
+    """RMa NLOS, never less than LOS."""
     far = (
         161.04
         - 7.1 * math.log10(STREET_M)
         + 7.5 * math.log10(BUILDING_M)
-        - (24.37 - 3.7 * (BUILDING_M / station_m) ** 2) * math.log10(station_m)
-        + (43.42 - 3.1 * math.log10(station_m)) * (_log_3d(distance_m, height_m, station_m) - 3)
-        + 20 * math.log10(carrier_hz / 1e9)
-        - (3.2 * torch.log10(11.75 * height_m) ** 2 - 4.97)
+        - (24.37 - 3.7 * (BUILDING_M / at.station_m) ** 2) * math.log10(at.station_m)
+        + (43.42 - 3.1 * math.log10(at.station_m)) * (at.log_slant - 3)
+        + 20 * math.log10(at.carrier_ghz)
+        - (3.2 * torch.log10(11.75 * at.height) ** 2 - 4.97)
     )
-    return torch.maximum(rma_los_loss_db(distance_m, height_m, station_m, carrier_hz), far)
+    return torch.maximum(rma_los_loss_db(at), far)
 
 
 # --- tables 7.2-1 to 7.2-3, 7.5-6, 7.6.3.1-2: the scenarios ---

@@ -23,6 +23,7 @@ from defiance.errors import DefianceError
 from defiance.radio.tr38901 import (
     INDOOR_DB_PER_M,
     UMA,
+    Geometry,
     Scenario,
     column_gain_db,
     element_gain_db,
@@ -241,14 +242,14 @@ class SiteGain:
         columns_db = {tilt_deg: column_gain_db(zenith_deg, tilt_deg) for tilt_deg in set(tilts_deg)}
         column_db = torch.stack([columns_db[tilt_deg] for tilt_deg in tilts_deg], -1)
         sigma_db = los_sigma_db(scenario, distance_m, height_m, carrier_hz)
-        where = (distance_m, height_m, scenario.station_m, carrier_hz)
+        at = Geometry(distance_m, height_m, scenario.station_m, carrier_hz)
         return cls(
             scenario=scenario,
             carrier_hz=carrier_hz,
             height_m=height_m,
             distance_m=distance_m.float(),
-            los_loss_db=scenario.los_loss_db(*where, 1.0).float(),
-            nlos_loss_db=scenario.nlos_loss_db(*where).float(),
+            los_loss_db=scenario.los_loss_db(at).float(),
+            nlos_loss_db=scenario.nlos_loss_db(at).float(),
             los_sigma_db=torch.full_like(sigma_db, scenario.o2i.sigma_db) if floor else sigma_db,
             nlos_sigma_db=scenario.o2i.sigma_db if floor else scenario.nlos.sigma_db,
             pattern_db=(element_db + column_db).float(),
@@ -273,9 +274,9 @@ class SiteGain:
         if self.scenario.name == UMA.name and self.height_m > 13:
             # Under line of sight quantile / probability is uniform again: a draw that is the place's own.
             roof_m = environment_height_m(self.distance_m, self.height_m, quantile / probability)
-            loss_db = self.scenario.los_loss_db(
-                self.distance_m, self.height_m, self.scenario.station_m, self.carrier_hz, roof_m
-            )
+            station_m = self.scenario.station_m
+            at = Geometry(self.distance_m, self.height_m, station_m, self.carrier_hz, roof_m)
+            loss_db = self.scenario.los_loss_db(at)
         lost_db = torch.where(
             los,
             loss_db + self.los_sigma_db * los_shadow,

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defiance.radio.tr38901 import UMI
+from defiance.radio.tr38901 import UMI, Geometry
 from defiance.scene.city import Scene
 from defiance.scene.drop import field_amplitude, nearest_image, normal_field, torus_grid
 from defiance.scene.streets import ROUTE_SPACING_M
@@ -71,8 +71,8 @@ def urban_grid(
         distance_m = torch.from_numpy(np.hypot(*(place - site).transpose(2, 0, 1))).float()
         rng = stream.child("shadowing", number).generator()
         shadow, hidden = (normal_field(amplitude, rng)[:rows, :columns] for amplitude in amplitudes)
-        los_db = UMI.los_loss_db(distance_m, UMI.user_m, UMI.station_m, carrier_hz, 1.0)
-        nlos_db = UMI.nlos_loss_db(distance_m, UMI.user_m, UMI.station_m, carrier_hz)
+        at = Geometry(distance_m, UMI.user_m, UMI.station_m, carrier_hz)
+        los_db, nlos_db = UMI.los_loss_db(at), UMI.nlos_loss_db(at)
         gain_db[number] = -torch.where(
             torch.from_numpy(sight),
             los_db + UMI.los.sigma_db * shadow,
