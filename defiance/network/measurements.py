@@ -76,13 +76,13 @@ def unmeasured(state: State) -> State:
     )
 
 
-def l3_weight(k: Tensor | float, period_s: float) -> Tensor:
+def l3_weight(k: Tensor | float, period_s: float) -> Tensor | float:
     """Weight a of TS 38.331 clause 5.5.3.2 for the filter coefficient k and measurements so far apart.
 
     a = 1/2^(k/4) at one measurement per 200 ms; at another rate it is adapted so that the filter keeps its
     time constant, as the clause demands.
     """
-    a = torch.as_tensor(k, dtype=torch.float32).mul(-0.25).exp2()
+    a: Tensor | float = 2.0 ** (k * -0.25)
     return 1 - (1 - a) ** (period_s / 0.2)
 
 

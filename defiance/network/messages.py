@@ -72,8 +72,9 @@ class Messenger:
             return state
         self.prepared += asked.sum(1)
         told = self._send(self.downlink, asked, 4 * period + 1, "signalling", COMMAND_BITS, state)
-        self.commands += told.sum(1)
-        self.command_delay_s += told.sum(1) * (2 * self.config.air_delay_s + self.config.preparation_s)
+        commands = told.sum(1)
+        self.commands += commands
+        self.command_delay_s += commands * (2 * self.config.air_delay_s + self.config.preparation_s)
         ahead_s = self.config.air_delay_s + now_s - self.config.steps(now_s) * self.config.step_s
         wait = torch.full_like(state.target, self.config.steps(max(0.0, ahead_s)))
         return state.but(target=torch.where(told, wanted.int(), state.target), command_steps=wait)
