@@ -162,8 +162,7 @@ def coinference(sheet: Sheet) -> str:
 
 def coinference_in_short(sheet: Sheet) -> str:
     """What README says about it."""
-    first, second, third, *_ = sentences(sheet.verdict)
-    return f"> **{first}** {second} {third}"
+    return quoted(" ".join(sentences(sheet.verdict)[:3]))
 
 
 PARTS = (

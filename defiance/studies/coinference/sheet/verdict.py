@@ -135,20 +135,33 @@ def _levels(results: Results, test: str, own: Kind) -> str:
         f"{_share(mean_interval(results.final(own, test, esn0_db)))} {_noise(esn0_db)}"
         for esn0_db in _spoken(results)
     ]
-    return f"S-VDIB is right in {', '.join(listed)}."
+    return f"S-VDIB is right in {_and(listed)}."
 
 
 def _leaders(results: Results, test: str) -> str:
-    """Who leads at each Es/N0, and by how much over S-VDIB."""
-    parts = []
+    """Who leads, at which Es/N0, and by how much over S-VDIB."""
     own = results.reference("s-vdib", test)
+    led: dict[Kind, list[float]] = {}
     for esn0_db in _spoken(results):
-        best = _best(results, test, _compared(results, test), esn0_db)
-        lead = mean_interval(results.gains(best, own, test, esn0_db))
-        share = _share(mean_interval(results.final(best, test, esn0_db)))
-        ahead = "" if best == own else f", {_points(lead)} over S-VDIB"
-        parts.append(f"{_noise(esn0_db)} {best[0]} ({share}{ahead})")
+        led.setdefault(_best(results, test, _compared(results, test), esn0_db), []).append(esn0_db)
+    parts = []
+    for best, levels in led.items():
+        where = (
+            "everywhere" if len(led) == 1 and len(levels) > 1 else _and([_noise(level) for level in levels])
+        )
+        share = _share(mean_interval(results.final(best, test, levels[0])))
+        text = f"{best[0]} {where} ({share} {_noise(levels[0])}"
+        if best != own:
+            leads = [mean_interval(results.gains(best, own, test, level)) for level in levels]
+            least, most = min(leads), max(leads)
+            span = _points(least) if len(leads) == 1 else f"{_points(least)} to {_points(most)}"
+            text += f"; {span} over S-VDIB"
+        parts.append(text + ")")
     return f"Of all at equal uses and energy, the most accurate is {'; '.join(parts)}."
+
+
+def _and(words: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _paper(results: Results, test: str, own: Kind) -> str:
@@ -211,15 +224,19 @@ def _radio(results: Results, test: str, own: Kind) -> str:
                 spent = radio_joules(results, own, test, chip.name, radio, streamed=streamed)
                 other = radio_joules(results, conventional, test, processor.name, radio, streamed=False)
                 won[streamed] += [radio.name] if spent < other else []
-        parts.append(
-            f"{chip.name} against {processor.name}: {_listed(won[False])} in one burst, "
-            f"{_listed(won[True])} if every step is sent"
-        )
-    return f"Radio and headers included, its device spends less on these radios: {'; '.join(parts)}."
+        burst, steps = _listed(won[False]), _listed(won[True])
+        if burst == steps:
+            parts.append(f"on {burst} with {chip.name} against {processor.name}")
+        else:
+            parts.append(
+                f"on {burst} in one burst, on {steps} if every step is sent, with {chip.name} against "
+                f"{processor.name}"
+            )
+    return f"Radio and headers included, its device spends less {'; '.join(parts)}."
 
 
 def _listed(names: list[str]) -> str:
-    return "all" if len(names) == len(RADIOS) else " and ".join(names) or "none"
+    return "every radio" if len(names) == len(RADIOS) else " and ".join(names) or "no radio"
 
 
 def _online(results: Results, test: str, own: Kind) -> str:
