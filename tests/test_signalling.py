@@ -16,7 +16,7 @@ from defiance.control.handover import A3
 from defiance.errors import DefianceError
 from defiance.link import PURPOSES, Packets
 from defiance.network import kernel
-from defiance.network.air import free_share, grant, taken
+from defiance.network.air import Air, free_share
 from defiance.network.measurements import Observation
 from defiance.network.messages import COMMAND_BITS, report_bits
 from defiance.network.settings import RadioConfig
@@ -86,9 +86,8 @@ def test_uplink_power_control(loss_db: float, blocks: int, sinr_db: float) -> No
     """TS 38.213 clause 7.1.1 by hand: P0 + alpha PL per block, as many blocks as 23 dBm are enough for."""
     world = corridor([[-loss_db, -200.0]] * 2, demand_bps=0.0)
     state = served(world)
-    rate, full = grant(
-        state, QUEUED, torch.tensor([1e9], dtype=torch.float64), free_share(world, QUEUED), uplink=True
-    )
+    bits = torch.tensor([1e9], dtype=torch.float64)
+    rate, full = Air(QUEUED).grant(state, bits, free_share(world, QUEUED), uplink=True)
     efficiency = 0.6 * math.log2(1 + 10 ** (sinr_db / 10))
     assert full.item() == pytest.approx(20e6 * efficiency, rel=1e-3)
     assert rate.item() == pytest.approx(full.item() * blocks / 51, rel=1e-6)
@@ -96,13 +95,13 @@ def test_uplink_power_control(loss_db: float, blocks: int, sinr_db: float) -> No
 
 def test_who_waits_is_served_by_round_robin_and_takes_no_more_than_there_is() -> None:
     world = cells(users=4)
-    state, free = served(world), torch.full((1, 3), 0.1, dtype=torch.float64)
+    state, air, free = served(world), Air(QUEUED), torch.full((1, 3), 0.1, dtype=torch.float64)
     bits = torch.tensor([1e9, 1e9, 1e9, 100.0], dtype=torch.float64)
-    rate, full = grant(state, QUEUED, bits, free, uplink=False)
+    rate, full = air.grant(state, bits, free, uplink=False)
     assert rate[:3] / full[:3] == pytest.approx((0.1 - 100 / (full[3].item() * 0.02)) / 3)
     sent = torch.minimum(rate * QUEUED.step_s, bits)
-    assert taken(state, QUEUED, sent, full)[0].tolist() == pytest.approx([0.1, 0.0, 0.0])
-    alone, _ = grant(state, QUEUED, torch.tensor([0.0, 0.0, 0.0, 100.0]).double(), free, uplink=False)
+    assert air.taken(state, sent.numpy(), full)[0].tolist() == pytest.approx([0.1, 0.0, 0.0])
+    alone, _ = air.grant(state, torch.tensor([0.0, 0.0, 0.0, 100.0]).double(), free, uplink=False)
     assert alone[3].item() == pytest.approx(0.1 * full[3].item())  # all that there is, until it is done
 
 

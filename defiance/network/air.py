@@ -11,15 +11,16 @@ mean over the window of Qout. Background traffic takes the same share of the upl
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Any
+import math
 
 import numpy as np
 import torch
 from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 
 from defiance.network import rates
+from defiance.network.messages import loss_loop
 from defiance.network.scheduling import ROUND_ROBIN, share_cell
 from defiance.network.settings import BOLTZMANN_DBM_PER_HZ, RESOURCE_BLOCKS, RadioConfig
 from defiance.network.state import CONNECTED, State
@@ -35,56 +36,66 @@ def free_share(world: World, config: RadioConfig) -> Tensor:
     return (1 - world.background_load).clamp(min=config.foreground_share).double()
 
 
-def grant(
-    state: State, config: RadioConfig, bits: Tensor, free: Tensor, *, uplink: bool
-) -> tuple[Tensor, Tensor]:
-    """Rates at which queues are served in the next step.
+class Air:
+    """Both directions of a carrier."""
 
-    The blocks that a cell gives to those who wait go round, and all are served over the same part of the
-    step: until the last has what it needs, or all of it.
+    def __init__(self, config: RadioConfig) -> None:
+        noise_dbm = BOLTZMANN_DBM_PER_HZ + 10 * np.log10(BLOCK_HZ) + config.uplink_noise_figure_db
+        self.step_s, self.rates = config.step_s, rates.loops(config)
+        self.radio = (
+            config.step_s,
+            config.bandwidth_hz,
+            config.tx_power_dbm,
+            config.user_power_dbm,
+            config.uplink_p0_dbm + UNITS_DB,
+            config.uplink_alpha,
+            noise_dbm + config.uplink_iot_db,
+            RESOURCE_BLOCKS[config.bandwidth_hz],
+        )
 
-    Args:
-        state: after the step before.
-        config: the carrier, both directions.
-        bits: that wait per user, `[W * U]` float64.
-        free: share of the carrier that each cell may give away, `[W, C]` float64.
-        uplink: the direction.
+    def grant(self, state: State, bits: Tensor, free: Tensor, *, uplink: bool) -> tuple[Tensor, Tensor]:
+        """Rates at which queues are served in the next step.
 
-    Returns:
-        bit/s of every user, and what the whole carrier would give it, `[W * U]`; 0 of who has no connection
-        or isn't scheduled at its SINR.
-    """
-    rate_bps, full_bps = torch.zeros_like(bits), torch.zeros_like(bits)
-    _grant(
-        bits.numpy(), state.status.numpy(), state.serving.numpy(), state.ring.numpy(),
-        state.window_steps.numpy(), state.signal_mw.numpy(), state.interference_mw.numpy(),
-        state.olla_db.numpy(), free.numpy(), _radio(config), rates.loops(config), uplink,
-        rate_bps.numpy(), full_bps.numpy(),
-    )  # fmt: skip
-    return rate_bps, full_bps
+        The blocks that a cell gives to those who wait go round, and all are served over the same part of the
+        step: until the last has what it needs, or all of it.
+
+        Args:
+            state: after the step before.
+            bits: that wait per user, `[W * U]` float64.
+            free: share of the carrier that each cell may give away, `[W, C]` float64.
+            uplink: the direction.
+
+        Returns:
+            bit/s of every user, and what the whole carrier would give it, `[W * U]`; 0 of who has no
+            connection or isn't scheduled at its SINR.
+        """
+        rate_bps, full_bps = torch.zeros_like(bits), torch.zeros_like(bits)
+        _grant(
+            bits.numpy(), state.status.numpy(), state.serving.numpy(), state.ring.numpy(),
+            state.window_steps.numpy(), state.signal_mw.numpy(), state.interference_mw.numpy(),
+            state.olla_db.numpy(), free.numpy(), self.radio, self.rates, uplink,
+            rate_bps.numpy(), full_bps.numpy(),
+        )  # fmt: skip
+        return rate_bps, full_bps
+
+    def taken(self, state: State, sent_bits: NDArray[np.float64], full_bps: Tensor) -> Tensor:
+        """Share of the carrier that bits sent in a step, `[W * U]`, took from every cell, `[W, C]`."""
+        share = np.zeros(state.load.shape)
+        _taken(state.serving.numpy(), sent_bits, full_bps.numpy(), self.step_s, share)
+        return torch.from_numpy(share)
 
 
-def taken(state: State, config: RadioConfig, sent_bits: Tensor, full_bps: Tensor) -> Tensor:
-    """Share of the carrier that bits sent in a step, `[W * U]`, took from every cell, `[W, C]` float64."""
-    share = torch.zeros(state.load.shape, dtype=torch.float64)
-    _taken(state.serving.numpy(), sent_bits.numpy(), full_bps.numpy(), config.step_s, share.numpy())
-    return share
+def losses(state: State, users: NDArray[np.int64]) -> Tensor:
+    """How often a transmission to or from these users is lost, `[W * U]`; 0 of all others."""
+    found = np.zeros(state.sinr.numel())
+    _losses(state.sinr.numpy().reshape(-1), users, found)
+    return torch.from_numpy(found)
 
 
-@lru_cache(16)
-def _radio(config: RadioConfig) -> Any:
-    """What the loop reads: step, bandwidth, power of a cell, and the uplink's powers [dBm]."""
-    noise_dbm = BOLTZMANN_DBM_PER_HZ + 10 * np.log10(BLOCK_HZ) + config.uplink_noise_figure_db
-    return (
-        config.step_s,
-        config.bandwidth_hz,
-        config.tx_power_dbm,
-        config.user_power_dbm,
-        config.uplink_p0_dbm + UNITS_DB,
-        config.uplink_alpha,
-        noise_dbm + config.uplink_iot_db,
-        RESOURCE_BLOCKS[config.bandwidth_hz],
-    )
+@njit(nogil=True, cache=True)
+def _losses(sinr, users, found):  # type: ignore[no-untyped-def]
+    for user in users:
+        found[user] = loss_loop(10 * math.log10(np.float64(sinr[user]))) if sinr[user] > 0 else 1.0
 
 
 @njit(nogil=True, cache=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numba import njit
+from numpy.typing import NDArray
 from torch import Tensor
 
 from defiance.link import HALF_LOSS_DB, LOSS_SLOPE_PER_DB, PURPOSES, LossyLink
@@ -25,6 +27,9 @@ COMMAND_BITS = 2000
 PREPARATION_BITS = 2 * 4000
 """HANDOVER REQUEST and its acknowledgement over Xn (TS 38.423), about 500 bytes each."""
 
+
+Whole: TypeAlias = NDArray[np.int64]
+Real: TypeAlias = NDArray[np.float64]
 
 LAWS = "sinr", "t310", "ideal"
 """Of loss: `RadioConfig.messages` where they don't wait."""
@@ -102,27 +107,29 @@ class Messenger:
         )
         return heard
 
-    def count(self, world: Tensor, purpose: Tensor, sent_bits: Tensor, lost: Tensor) -> None:
+    def count(self, world: Whole, purpose: Whole, sent_bits: Whole, lost: NDArray[np.bool_]) -> None:
         """Folds messages that are over, `[n]`: of which world, for what, bits sent, whether lost."""
-        worlds = len(self.messages)
-        self.bits.index_put_((world, purpose), sent_bits, accumulate=True)
-        self.messages += torch.bincount(world, minlength=worlds)
-        self.lost += torch.bincount(world[lost], minlength=worlds)
+        _fold(world, purpose, sent_bits, self.bits.numpy(), lost, self.messages.numpy(), self.lost.numpy())
 
-    def count_commands(self, world: Tensor, delay_s: Tensor) -> None:
+    def count_commands(self, world: Whole, delay_s: Real) -> None:
         """Folds how long after a report was due its command arrived, `[n]`."""
-        self.commands += torch.bincount(world, minlength=len(self.commands))
-        self.command_delay_s += torch.bincount(world, delay_s, len(self.commands))
+        np.add.at(self.commands.numpy(), world, 1)
+        np.add.at(self.command_delay_s.numpy(), world, delay_s)
 
     def count_bulk(
-        self, world: Tensor, purpose: Tensor, sent_bits: Tensor, delay_s: Tensor, *, wire: bool
+        self, world: Whole, purpose: Whole, sent_bits: Whole, delay_s: Real, *, wire: bool
     ) -> None:
         """Folds other payloads that have arrived, `[n]`: from users and to them, or over wires."""
-        worlds = len(self.bulk)
-        self.bits.index_put_((world, purpose), sent_bits, accumulate=True)
         count, total_s = (self.wire, self.wire_delay_s) if wire else (self.bulk, self.bulk_delay_s)
-        count += torch.bincount(world, minlength=worlds)
-        total_s += torch.bincount(world, delay_s, worlds)
+        _fold(world, purpose, sent_bits, self.bits.numpy(), delay_s, count.numpy(), total_s.numpy())
+
+
+@njit(nogil=True, cache=True)
+def _fold(world, purpose, sent_bits, bits, values, count, total):  # type: ignore[no-untyped-def]
+    for i in range(len(world)):
+        bits[world[i], purpose[i]] += sent_bits[i]
+        count[world[i]] += 1
+        total[world[i]] += values[i]
 
 
 @njit(**LOOP)

@@ -88,6 +88,12 @@ class Rows:
         real[0], real[1], real[2] = offered_s, offered_s, bits
         return cls(whole, real)
 
+    @property
+    def sent_bits(self) -> NDArray[np.int64]:
+        """Bits sent of each so far, repeats included, `[n]`; of those that arrived nothing is left."""
+        sent: NDArray[np.int64] = self.bits * (self.repeats + 1) - np.ceil(self.left_bits).astype(np.int64)
+        return sent
+
     def packets(self) -> Packets:
         """As a batch."""
         return Packets(
@@ -177,12 +183,12 @@ class QueuedLink:
 
     def put(self, state: QueueState, rows: Rows) -> QueueState:
         """Puts rows into their queues, by the time that they are ready at, then by id."""
+        if len(rows) > 1:
+            rows = rows.select(np.lexsort((rows.id, rows.ready_s, rows.queue)))
         waiting = state.waiting
         if len(waiting):
-            rows = Rows(
-                np.concatenate([waiting.whole, rows.whole], 1), np.concatenate([waiting.real, rows.real], 1)
-            )
-        return replace(state, waiting=rows.select(np.lexsort((rows.id, rows.ready_s, rows.queue))))
+            rows = Rows(*_merged(waiting.whole, waiting.real, rows.whole, rows.real))
+        return replace(state, waiting=rows)
 
     def waiting_bits(self, state: QueueState, before_s: float, queues: int) -> Tensor:
         """Bits that may be sent before a time, `[queues]` float64."""
@@ -198,8 +204,8 @@ class QueuedLink:
         state, gone, _ = self.run(state, until_s, np.uint64(rng.key))
         if not len(gone):
             return state, NO_DELIVERIES
-        sent = torch.from_numpy(gone.bits * (gone.repeats + 1))
-        return state, outcome(gone.packets(), torch.from_numpy(gone.ready_s.copy()), sent)
+        arrived_s = torch.from_numpy(gone.ready_s.copy())
+        return state, outcome(gone.packets(), arrived_s, torch.from_numpy(gone.sent_bits))
 
     def run(
         self, state: QueueState, until_s: float, key: np.uint64
@@ -224,14 +230,36 @@ class QueuedLink:
         )
         return after, Rows(gone_whole, gone_real), sent
 
-    def discard(self, state: QueueState, which: NDArray[np.bool_]) -> tuple[QueueState, Deliveries]:
-        """Takes waiting packets, `[n]`, out of the queues: lost, with the bits that were sent of them."""
-        gone = state.waiting.select(which)
-        sent = gone.bits * (gone.repeats + 1) - np.ceil(gone.left_bits).astype(np.int64)
-        lost = outcome(
-            gone.packets(), torch.full((len(gone),), torch.inf, dtype=torch.float64), torch.from_numpy(sent)
-        )
-        return replace(state, waiting=state.waiting.select(~which)), lost
+    def discard(self, state: QueueState, which: NDArray[np.bool_]) -> tuple[QueueState, Rows]:
+        """Takes waiting packets, `[n]`, out of the queues; they are lost."""
+        return replace(state, waiting=state.waiting.select(~which)), state.waiting.select(which)
+
+
+@njit(nogil=True, cache=True)
+def _merged(a_whole, a_real, b_whole, b_real):  # type: ignore[no-untyped-def]
+    """Two lists of rows in the order of queue, ready_s and id as one."""
+    a, b = a_whole.shape[1], b_whole.shape[1]
+    whole, real = np.empty((len(a_whole), a + b), np.int64), np.empty((len(a_real), a + b))
+    i = j = 0
+    for k in range(a + b):
+        first = j == b
+        if i < a and j < b:
+            first = (
+                a_whole[QUEUE, i] < b_whole[QUEUE, j]
+                or (a_whole[QUEUE, i] == b_whole[QUEUE, j] and a_real[READY, i] < b_real[READY, j])
+                or (
+                    a_whole[QUEUE, i] == b_whole[QUEUE, j]
+                    and a_real[READY, i] == b_real[READY, j]
+                    and a_whole[ID, i] < b_whole[ID, j]
+                )
+            )
+        if first:
+            whole[:, k], real[:, k] = a_whole[:, i], a_real[:, i]
+            i += 1
+        else:
+            whole[:, k], real[:, k] = b_whole[:, j], b_real[:, j]
+            j += 1
+    return whole, real
 
 
 @njit(nogil=True, cache=True)
@@ -271,7 +299,7 @@ def _run(  # type: ignore[no-untyped-def]
                 break
             free_s = min(finish_s, until_s)
             sent[at] += real[LEFT, i]
-            real[LEFT, i] = whole[BITS, i]
+            real[LEFT, i] = 0.0
             if chance > 0 and uniform_loop(key, np.uint64(whole[ID, i] ^ (whole[REPEATS, i] << 56))) < chance:
                 if whole[REPEATS, i] >= most:
                     real[READY, i], fate[i] = np.inf, GIVEN_UP
@@ -279,6 +307,7 @@ def _run(  # type: ignore[no-untyped-def]
                     k += 1
                     continue
                 whole[REPEATS, i] += 1
+                real[LEFT, i] = whole[BITS, i]
                 real[READY, i] = free_s + repeat_s
                 j = k
                 while j + 1 < end and (

@@ -22,12 +22,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defiance.link import PURPOSES, Packets, in_order, loss_from_sinr
-from defiance.network.air import free_share, grant, taken
+from defiance.link import PURPOSES, Packets, in_order
+from defiance.network.air import Air, free_share, losses
 from defiance.network.messages import COMMAND_BITS, PREPARATION_BITS, Messenger, report_bits
 from defiance.network.queues import AIR_HEADER_BITS, QueuedLink, QueueState, Rows
 from defiance.network.settings import RadioConfig
-from defiance.network.state import CONNECTED, NONE, State, reestablish, sinr_db
+from defiance.network.state import CONNECTED, NONE, State, reestablish
 from defiance.network.world import World
 from defiance.seeding import Stream
 
@@ -100,6 +100,7 @@ class Signalling:
         self, world: World, config: RadioConfig, stream: Stream, messenger: Messenger, bulk: BulkTraffic
     ) -> None:
         self.world, self.config, self.messenger = world, config, messenger
+        self.air = Air(config)
         self.random = np.uint64(stream.key)
         self.uplink = QueuedLink("source", config.air_delay_s)
         self.downlink = QueuedLink("destination", config.air_delay_s)
@@ -189,7 +190,7 @@ class Signalling:
         if not len(user):
             return signals
         world = user // state.status.shape[1]
-        self.messenger.prepared += torch.from_numpy(np.bincount(world, minlength=len(state.status)))
+        np.add.at(self.messenger.prepared.numpy(), world, 1)
         station = self.cell_site[state.serving.numpy().reshape(-1)[user]] + self.sites * world
         rows = Rows.of(
             signals.asked[user],
@@ -292,19 +293,17 @@ class Signalling:
         if not gone.any():
             return queue
         queue, lost = link.discard(queue, gone)
-        world = (lost.source + lost.destination) // self.world.shape[1]  # one of them is the network, 0
-        self.messenger.count(world, lost.purpose, lost.sent_bits, ~lost.delivered)
+        world = lost.queue // self.world.shape[1]
+        self.messenger.count(world, lost.purpose, lost.sent_bits, np.ones(len(lost), np.bool_))
         return queue
 
     def _count(self, rows: Rows, user: NDArray[np.int64]) -> None:
-        sent_bits, lost = rows.bits * (rows.repeats + 1), ~np.isfinite(rows.ready_s)
-        columns = user // self.world.shape[1], rows.purpose, sent_bits, lost
-        self.messenger.count(*(torch.from_numpy(column) for column in columns))
+        lost = ~np.isfinite(rows.ready_s)
+        self.messenger.count(user // self.world.shape[1], rows.purpose, rows.sent_bits, lost)
 
     def _count_bulk(self, rows: Rows, world: NDArray[np.int64], *, wire: bool) -> None:
         delay_s = rows.ready_s - rows.offered_s - (self.config.preparation_s if wire else 0.0)
-        columns = world, rows.purpose, rows.bits * (rows.repeats + 1), delay_s
-        self.messenger.count_bulk(*(torch.from_numpy(column) for column in columns), wire=wire)
+        self.messenger.count_bulk(world, rows.purpose, rows.sent_bits, delay_s, wire=wire)
 
     def _up(self, signals: Signals, state: State, steps: int) -> tuple[Signals, State, Rows]:
         """The uplink of a step: signalling, then bulk; a user whose report is given up has lost its link."""
@@ -354,8 +353,7 @@ class Signalling:
             asked[user] = NONE
             told = np.isfinite(at_s)
             user, at_s = user[told], at_s[told]
-            world, delay_s = user // self.world.shape[1], at_s - signals.asked_s[user]
-            self.messenger.count_commands(torch.from_numpy(world), torch.from_numpy(delay_s))
+            self.messenger.count_commands(user // self.world.shape[1], at_s - signals.asked_s[user])
         signals = replace(signals, downlink=downlink, bulk_down=bulk, offered=offered, asked=asked)
         return signals, state, user, at_s
 
@@ -375,8 +373,8 @@ class Signalling:
             queue, arrived, _ = link.run(queue, until_s, self.random)
             return queue, arrived, None
         bits = link.waiting_bits(queue, until_s, self.users)
-        rate_bps, full_bps = grant(state, self.config, bits, free, uplink=uplink)
-        loss = loss_from_sinr(sinr_db(state)).flatten().double() if lossy else queue.loss_probability
+        rate_bps, full_bps = self.air.grant(state, bits, free, uplink=uplink)
+        loss = losses(state, queue.waiting.queue) if lossy else queue.loss_probability
         queue = replace(queue, rate_bps=rate_bps, loss_probability=loss)
         queue, arrived, sent_bits = link.run(queue, until_s, self.random)
-        return queue, arrived, taken(state, self.config, torch.from_numpy(sent_bits), full_bps)
+        return queue, arrived, self.air.taken(state, sent_bits, full_bps)
