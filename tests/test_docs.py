@@ -13,7 +13,7 @@ def examples(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["radio.md", "simulator.md"])
+@pytest.mark.parametrize("page", ["links.md", "radio.md", "simulator.md"])
 def test_examples_run(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = examples(page)
     assert found

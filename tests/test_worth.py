@@ -18,10 +18,14 @@ from defiance.control.handover import HISTORY
 from defiance.errors import DefianceError
 from defiance.hardware import SERVER_CPU, STATION_SOC, UE_DOWNLOAD
 from defiance.kpm import Row, Sheet
+from defiance.network.loop import PERIOD_STEPS
 from defiance.network.messages import report_bits
 from defiance.parts import Parts
+from defiance.report.worth import sections
 from defiance.scene import save
 from defiance.studies import Silent, pool, worth
+from defiance.studies.worth import experiments
+from defiance.studies.worth.contention import training_traffic
 from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import (
     Config,
@@ -117,6 +121,41 @@ def test_the_six_key_performance_metrics_are_there(sheet: Sheet, candidate: str)
     for regime in ("central", "finetuned-whole", "finetuned-last"):
         row = sheet.value("generalisation", candidate=candidate, regime=regime, scenario=AWAY.name(8))
         assert 0 < row.mean <= 1
+
+
+def test_what_contention_costs(sheet: Sheet) -> None:
+    """Rule and chosen functions over three kinds of links; the difference is that of the means."""
+    where = HOME.name(8)
+    for candidate in ("a3", "learned-station", "learned-device"):
+        rows = {
+            row.node: row
+            for row in sheet.select(metric="control_outage_share", candidate=candidate, scenario=where)
+        }
+        assert list(rows) == ["ideal", "queued", "queued-models"]
+        for links in ("queued", "queued-models"):
+            cost = sheet.value("contention_outage", candidate=candidate, node=links)
+            assert cost.mean == pytest.approx(rows[links].mean - rows["ideal"].mean) and cost.n == len(SEEDS)
+    delays = [row for row in sheet.select(metric="command_delay") if row.node == "ideal"]
+    assert all(row.mean == pytest.approx(0.06) and row.unit == "s" for row in delays)
+    assert "instead of ideal links cost the rule" in sheet.verdict
+    assert any(section.id == "contention" for section in sections(sheet))
+
+
+@pytest.mark.parametrize("placement", ["device", "station"])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_what_training_sends_within_a_test(config: Config, placement: str, regime: str) -> None:
+    """A model for every device, its logs for central training; weights of every station after every round."""
+    worlds = experiments.worlds_of(config, HOME, "test", SEEDS)
+    traffic = training_traffic(config, Model(placement, regime, "raw", 0), worlds, 1000, rounds=3)
+    people, stations = worlds.shape[0] * worlds.shape[1], worlds.shape[0] * 3
+    assert len(traffic.downlink) == people * (placement == "device")
+    logs = int(config.test_s / (10 * PERIOD_STEPS[placement] * 0.02))
+    central = regime == "central"
+    assert len(traffic.uplink) == people * logs * (central and placement == "device")
+    wire = 3 * (regime == "federated") + logs * (central and placement == "station")
+    assert len(traffic.wire) == stations * wire
+    for batch in (traffic.downlink, traffic.uplink, traffic.wire):
+        assert bool((batch.offered_s <= config.test_s + 1).all())
 
 
 def test_performance_is_the_share_of_time_in_service(sheet: Sheet) -> None:
