@@ -1,6 +1,6 @@
 # DEFIANCE on a bare clone: needs python3 (3.11 or newer) with pip, make and gcc; everything else goes to .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench calibration bler weights readme clean
+.PHONY: help setup demo test check bench calibration ns3 bler weights readme clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -47,6 +47,9 @@ calibration: $(STAMP)  ## hold the engine against R1-165974, write the table and
 results/%: $(STAMP)  ## run the study NAME with all its seeds and write its sheet results/NAME.json
 	$(BIN)/defiance run $* --preset full --out out/$*-full
 	cp out/$*-full/sheet.json $@.json
+
+ns3: $(STAMP)  ## hold event A3 against ns-3, write results/ns3_a3.json
+	$(BIN)/python -m benchmarks.ns3_a3 --out results/ns3_a3.json
 
 bler: $(STAMP)  ## fit the error rates of NR's codes to Sionna's tables: defiance/radio/data/bler.csv
 	$(BIN)/python -m benchmarks.bler_fit

@@ -1,7 +1,8 @@
 """How close handover comes to that of ns-3: event A3 in the urban grid of TR 37.885.
 
-`python -m benchmarks.ns3_a3 [--parts A,B,C] [--draws N] [--out FILE]` simulates the conditions of
-`tr38901/ns3_urban_a3.json` (ns-3 with 5G-LENA, as its authors describe it), compares rates per user-minute:
+`python -m benchmarks.ns3_a3 [--parts A|B,C] [--draws N] [--out FILE]` simulates the conditions of
+`tr38901/ns3_urban_a3.json` (ns-3 with 5G-LENA, as its authors describe it), compares rates per user-minute,
+and writes ours and how near they come (`make ns3`: results/ns3_a3.json, five minutes on one core):
 
     part A    24 settings in each of four conditions: ranks (Spearman) within a condition, and median factors
     part B    two settings in six conditions, absolute
@@ -14,8 +15,6 @@ chosen on part A: of 0.38, 0.7 and 1 the one with the least mean |log| of failur
 import argparse
 import json
 import math
-import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from defiance.codecs.events.digits import data_folder
 from defiance.control.handover import A3
 from defiance.errors import DefianceError
 from defiance.network.reference import path_gain_db
@@ -39,8 +39,11 @@ from defiance.seeding import stream
 
 GRID = UrbanGrid((2, 2))
 CARRIER_HZ = 3.5e9
+RESULT = Path(__file__).resolve().parent.parent / "results" / "ns3_a3.json"
 WARM_UP_S = 60.0
 LOAD = 1.0
+DRAWS = {"A": 2, "B": 6, "C": 6}
+FACTOR = 1.5
 METRICS = ("handovers_pm", "unnecessary_pm", "failures_pm", "sinr_db")
 
 RECEPTIONS_HZ, RECEPTIONS_PER_USER_HZ = 206.0, 16.5
@@ -107,7 +110,7 @@ class Row:
 
 def read_rows(parts: str) -> tuple[list[Row], dict[int, list[tuple[float, float]]]]:
     """The rows of these parts and the sites by their spacing."""
-    path = Path(os.environ.get("DEFIANCE_DATA", "../shared/data")) / "tr38901" / "ns3_urban_a3.json"
+    path = data_folder() / "tr38901" / "ns3_urban_a3.json"
     if not path.is_file():
         raise DefianceError(f"{path}: no such file; set DEFIANCE_DATA to the folder that holds tr38901/")
     stored = json.loads(path.read_text())
@@ -131,7 +134,7 @@ def read_rows(parts: str) -> tuple[list[Row], dict[int, list[tuple[float, float]
 
 
 def simulated(
-    condition: Condition, rows: list[Row], sites: list[tuple[float, float]], draws: int, load: float
+    condition: Condition, rows: list[Row], sites: list[tuple[float, float]], draws: int
 ) -> list[dict[str, float]]:
     """The same rates for rows that share a condition, over so many draws of vehicles."""
     config = condition.config()
@@ -145,7 +148,7 @@ def simulated(
         users=condition.users,
         duration_s=condition.duration_s,
         speed_kmh=fastest * 3.6,
-        load=load,
+        load=LOAD,
         demand_bps=16e3,  # 200 bytes every 100 ms
         drives=partial(drives, GRID),
     )
@@ -159,7 +162,7 @@ def simulated(
         .contiguous(),
         fading_direction=torch.zeros_like(drawn.fading_direction[..., :1]),  # one scatterer: |h| = 1
         fading_phase=torch.zeros_like(drawn.fading_phase[..., :1]),
-        background_load=torch.full_like(drawn.background_load, load),
+        background_load=torch.full_like(drawn.background_load, LOAD),
     )
     place = [speeds.index(row.speed_mps) * draws + draw for row in rows for draw in range(draws)]
     world = chosen(drawn, torch.tensor(place))
@@ -251,13 +254,13 @@ def chosen(world: World, index: Tensor) -> World:
     return replace(world, **{name: value[index] for name, value in batched.items() if len(value)})
 
 
-def compare(parts: str, draws: int, load: float) -> list[dict[str, Any]]:
-    """All rows with what was simulated beside the reference."""
+def compare(parts: str, draws: int | None) -> list[dict[str, Any]]:
+    """All rows with what was simulated beside the reference, over so many draws or `DRAWS`."""
     rows, sites = read_rows(parts)
     compared = []
     for condition in sorted({row.condition for row in rows}, key=lambda c: tuple(asdict(c).values())):
         group = [row for row in rows if row.condition == condition]
-        found = simulated(condition, group, sites[condition.spacing_m], draws, load)
+        found = simulated(condition, group, sites[condition.spacing_m], draws or DRAWS[group[0].part])
         for row, ours in zip(group, found, strict=True):
             compared.append({**asdict(row), "ours": ours})
     return compared
@@ -269,44 +272,73 @@ def factor(ours: float, theirs: float) -> float:
     return 1.0 if high == 0 else math.inf if low == 0 else high / low
 
 
-def show(compared: Iterable[dict[str, Any]]) -> None:
-    """Prints ranks and median factors of part A by condition, and every row of the others."""
-    compared = list(compared)
-    names = METRICS[:3]
-    of_a = [row for row in compared if row["part"] == "A"]
-    for spacing, speed in sorted({(row["condition"]["spacing_m"], row["speed_mps"]) for row in of_a}):
-        group = [r for r in of_a if (r["condition"]["spacing_m"], r["speed_mps"]) == (spacing, speed)]
-        print(f"A  {spacing} m, {speed:g} m/s, {len(group)} settings")
-        for name in names:
-            ours = np.array([row["ours"][name] for row in group])
-            theirs = np.array([row["reference"][name] for row in group])
-            rank = spearmanr(ours, theirs).statistic if np.ptp(ours) and np.ptp(theirs) else math.nan
-            print(f"   {name:15} rank {rank:.3f}  mean {ours.mean():.3f} against {theirs.mean():.3f}"
-                  f"  median ratio {np.median(ours / np.maximum(theirs, 1e-9)):.2f}")  # fmt: skip
+def agreement(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How near the rates come: ranks within each condition of part A, factors over the rows of the others."""
+    found = []
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in compared:
-        if row["part"] != "A":
-            pairs = [(row["ours"][name], row["reference"][name]) for name in names]
-            numbers = "  ".join(f"{a:.3f} / {b:.3f} x{factor(a, b):.2f}" for a, b in pairs)
-            spacing, setting = row["condition"]["spacing_m"], (row["offset_db"], row["time_to_trigger_s"])
-            where = (
-                f"{spacing} m {row['speed_mps']:g} m/s {setting[0]:g} dB {setting[1]:g} s {row['variant']}"
+        of_a = (row["condition"]["spacing_m"], row["speed_mps"]) if row["part"] == "A" else ()
+        groups.setdefault((row["part"], *of_a), []).append(row)
+    for (part, *where), group in sorted(groups.items()):
+        for name in METRICS[:3]:
+            ours, theirs = (np.array([row[side][name] for row in group]) for side in ("ours", "reference"))
+            factors = [factor(*pair) for pair in zip(ours, theirs, strict=True)]
+            found.append(
+                {
+                    "part": part,
+                    "spacing_m": where[0] if where else None,
+                    "speed_mps": where[1] if where else None,
+                    "metric": name,
+                    "rows": len(group),
+                    "spearman": round(float(spearmanr(ours, theirs).statistic), 3),
+                    "median_ratio": round(float(np.median(ours / np.maximum(theirs, 1e-9))), 3),
+                    "mean": round(float(ours.mean()), 4),
+                    "mean_ratio": round(float(ours.mean() / theirs.mean()), 3),
+                    "within": sum(bool(value <= FACTOR) for value in factors),
+                    "worst": round(float(max(factors)), 3) if max(factors) < math.inf else None,
+                }
             )
-            print(f"{row['part']}  {where:50} {numbers}")
+    return found
+
+
+def rates_of(row: dict[str, Any]) -> dict[str, Any]:
+    """What was simulated, without the reference."""
+    kept = ("part", "variant", "condition", "speed_mps", "offset_db", "time_to_trigger_s")
+    ours = {name: round(value, 4) for name, value in row["ours"].items()}
+    return {name: row[name] for name in kept} | ours
+
+
+def show(found: list[dict[str, Any]]) -> str:
+    """One line per group and metric."""
+    lines = []
+    for g in found:
+        where = f"{g['spacing_m']} m, {g['speed_mps']:g} m/s" if g["spacing_m"] else ""
+        lines.append(
+            f"{g['part']} {where:16} {g['metric']:15} {g['rows']:2} rows  rank {g['spearman']:.3f}"
+            f"  median ratio {g['median_ratio']:.2f}  mean {g['mean']:.3f}, ratio {g['mean_ratio']:.2f}"
+            f"  within {FACTOR} {g['within']}, worst {g['worst']}"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
     """Simulates, prints, and writes all rows if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ns3_a3", description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default="A,B,C")
-    parser.add_argument("--draws", type=int, default=1)
-    parser.add_argument("--load", type=float, default=LOAD)
+    parser.add_argument("--parts", default="A,B,C", choices=("A,B,C", "A", "B,C"))
+    parser.add_argument("--draws", type=int, help="of vehicles; by default 2 for part A, 6 for the others")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    compared = compare(asked.parts, asked.draws, asked.load)
-    show(compared)
+    compared = compare(asked.parts, asked.draws)
+    found = agreement(compared)
+    print(show(found))
     if asked.out:
-        asked.out.write_text(json.dumps(compared, indent=1))
+        stored = {
+            "made_by": "make ns3",
+            "against": "ns-3 with 5G-LENA, event A3 in the urban grid of TR 37.885",
+        }
+        stored |= {"agreement": found, "rows": [rates_of(row) for row in compared]}
+        asked.out.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

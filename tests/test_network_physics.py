@@ -18,10 +18,10 @@ from defiance.network import kernel, reference
 from defiance.network.measurements import measure
 from defiance.network.settings import FADING_SHARE, RadioConfig
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State, sinr_db
-from defiance.network.world import World, draw_worlds, drop_rice_factor, rician
+from defiance.network.world import World, draw_worlds, rician
 from defiance.radio.tr38901 import UMI
 from defiance.scene import gain_db
-from defiance.scene.drop import render
+from defiance.scene.drop import render, rice_factor
 from defiance.seeding import stream
 
 Step = Callable[..., State]
@@ -161,7 +161,7 @@ def test_rician_fading_has_its_moments_and_autocorrelation(k_db: float) -> None:
 def test_k_of_a_drop_is_the_standards() -> None:
     """TR 38.901 table 7.5-6, UMi under LOS: 9 dB, standard deviation 5 dB; thousands of patches of 15 m."""
     drop = render(UMI, 3.5e9, stream(1, "umi"), storeys=1, detail=6)
-    factor = drop_rice_factor(drop, stream(1, "umi"))
+    factor = rice_factor(drop, stream(1, "umi"))
     sight = drop.los[..., drop.cell_site]
     assert bool((factor[0] > 0).eq(sight[0]).all()) and not factor[1].any()
     k_db = 10 * torch.log10(factor[0][sight[0]])

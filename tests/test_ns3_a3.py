@@ -1,16 +1,101 @@
-"""The comparison with ns-3: what counts as an unnecessary handover, and which rows are read."""
+"""The comparison with ns-3: what the committed run reached, that the engine is there, what is counted."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 import torch
 from worlds import RADIO, corridor, gain_for_snr, random_world, start
 
-from benchmarks.ns3_a3 import Condition, chosen, factor, in_car_db, rates
+from benchmarks.ns3_a3 import (
+    METRICS,
+    RESULT,
+    Condition,
+    Row,
+    agreement,
+    chosen,
+    factor,
+    in_car_db,
+    rates,
+    read_rows,
+    simulated,
+)
+from defiance.errors import DefianceError
 from defiance.network.failures import no_failures
 from defiance.network.simulate import Log, Outcome
 
 PERIODS = 100  # of 0.1 s
+STORED = json.loads(RESULT.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("metric", ["handovers_pm", "unnecessary_pm"])
+def test_settings_rank_as_in_ns3(metric: str) -> None:
+    """Spearman's rank correlation over 24 settings in each of four conditions."""
+    ranks = [g["spearman"] for g in STORED["agreement"] if (g["part"], g["metric"]) == ("A", metric)]
+    assert len(ranks) == 4 and min(ranks) >= 0.95
+
+
+@pytest.mark.parametrize(("part", "rows", "unnecessary"), [("B", 12, 11), ("C", 20, 16)])
+def test_rates_are_those_of_ns3(part: str, rows: int, unnecessary: int) -> None:
+    """Within a factor of 1.5: every row's handovers, most unnecessary ones; failures by their mean."""
+    found = {g["metric"]: g for g in STORED["agreement"] if g["part"] == part}
+    assert found["handovers_pm"]["within"] == found["handovers_pm"]["rows"] == rows
+    assert found["unnecessary_pm"]["within"] >= unnecessary
+    for metric in ("handovers_pm", "unnecessary_pm"):
+        assert 1 / 1.5 < found[metric]["mean_ratio"] < 1.5
+    assert 1 / 2.5 < found["failures_pm"]["mean_ratio"] < 2.5
+
+
+def key(row: dict[str, Any]) -> tuple[Any, ...]:
+    names = ("part", "variant", "speed_mps", "offset_db", "time_to_trigger_s")
+    return *(row[name] for name in names), *row["condition"].values()
+
+
+def test_the_engine_is_where_the_committed_run_was() -> None:
+    """Three settings at 400 m and 30 m/s, one draw: drives differ by 6 % (standard deviation)."""
+    condition = Condition(400, 20, 150.0, 0.05, 1.0)
+    rows = [Row("A", "", condition, 30.0, *at, {}) for at in ((1.0, 0.1), (3.0, 0.3), (6.0, 1.0))]
+    sites = [
+        (0.0, 0.0),
+        (400.0, 0.0),
+        (-400.0, 0.0),
+        *((x, y) for x in (200.0, -200.0) for y in (250.0, -250.0)),
+    ]
+    stored = {key(row): row for row in STORED["rows"]}
+    for row, found in zip(rows, simulated(condition, rows, sites, draws=1), strict=True):
+        before = stored[key(asdict(row))]
+        assert found["handovers_pm"] == pytest.approx(before["handovers_pm"], rel=0.2)
+        assert found["unnecessary_pm"] == pytest.approx(before["unnecessary_pm"], rel=0.35)
+        assert found["sinr_db"] == pytest.approx(before["sinr_db"], abs=1.0)
+
+
+def test_the_committed_agreement_follows_from_its_rows() -> None:
+    try:
+        rows, _ = read_rows("A,B,C")
+    except DefianceError as error:
+        pytest.skip(f"no data: {error}")
+    stored = {key(row): row for row in STORED["rows"]}
+    ours = [{name: stored[key(asdict(row))][name] for name in METRICS} for row in rows]
+    for now, then in zip(
+        agreement([asdict(row) | {"ours": o} for row, o in zip(rows, ours, strict=True)]),
+        STORED["agreement"],
+        strict=True,
+    ):
+        assert now["mean"] == pytest.approx(then["mean"], abs=1e-3) and now["metric"] == then["metric"]
+        assert now["spearman"] == pytest.approx(then["spearman"], abs=0.02)  # ties
+
+
+def test_groups_are_compared_by_rank_and_factor() -> None:
+    """Three rows: the order is kept but for the last two, and one is more than 1.5 times off."""
+    pairs = ((1.0, 1.2), (4.0, 2.0), (3.0, 3.0))
+    rows = [
+        {"part": "B", "ours": dict.fromkeys(METRICS, a), "reference": dict.fromkeys(METRICS, b)}
+        | {"condition": {"spacing_m": 200}, "speed_mps": 8.0}
+        for a, b in pairs
+    ]
+    found = agreement(rows)[0]
+    assert (found["rows"], found["within"], found["worst"], found["spearman"]) == (3, 2, 2.0, 0.5)
 
 
 def counted(serving: list[int], lost: tuple[int, ...] = (), second_db: float = 10.0) -> dict[str, float]:
@@ -36,6 +121,10 @@ def counted(serving: list[int], lost: tuple[int, ...] = (), second_db: float = 1
         messages=nothing,
         lost=nothing,
         prepared=torch.tensor([3.0]),
+        command_delay_s=nothing,
+        bulk=nothing,
+        bulk_delay_s=nothing,
+        wire_delay_s=nothing,
         decisions=nothing,
         failures=no_failures(1, 1),
         log=log,

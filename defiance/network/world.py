@@ -21,7 +21,7 @@ from defiance.errors import DefianceError
 from defiance.network.settings import RadioConfig
 from defiance.radio.tr38901 import CAR_DB, CAR_SIGMA_DB, UMA, wall_penetration_db
 from defiance.scene import Scene
-from defiance.scene.drop import Drop, field_amplitude, nearest_image, normal_field, torus_grid
+from defiance.scene.drop import Drop, nearest_image
 from defiance.scene.streets import ROUTE_SPACING_M, Kind, Mask, routes
 from defiance.seeding import Stream
 
@@ -279,28 +279,6 @@ def directions(angle_turns: Tensor) -> Tensor:
 def phases(phase_turns: Tensor) -> Tensor:
     """`World.fading_phase` of phases in turns; the same shape, int16."""
     return (phase_turns * PHASE_PER_TURN).floor().int().short()
-
-
-def drop_rice_factor(drop: Drop, stream: Stream) -> Tensor:
-    """Linear K on a drop's grid, `[floors, rows, columns, C]`: log-normal under line of sight, else 0.
-
-    Sectors of a site share it, and it is the place's own. Storeys of buildings have none (TR 38.901 table
-    7.5-6 gives no K behind walls).
-
-    Args:
-        drop: where.
-        stream: of this drop.
-    """
-    _, rows, columns, sites = drop.los.shape
-    sides_m = drop.resolution_m * torch.tensor([columns, rows], dtype=torch.float64)
-    torus_m = torch.diag(sides_m) if drop.lattice_m is None else drop.lattice_m
-    offset_m = nearest_image(torus_grid(rows, columns, torus_m), torus_m)
-    amplitude = field_amplitude(offset_m, drop.scenario.k_correlation_m)
-    fields_of_sites = [normal_field(amplitude, stream.child("rice", n).generator()) for n in range(sites)]
-    k_db = drop.scenario.k_db + drop.scenario.k_sigma_db * torch.stack(fields_of_sites, -1)
-    factor = torch.zeros_like(drop.gain_db)
-    factor[0] = torch.where(drop.los[0], 10 ** (k_db / 10), 0.0)[..., drop.cell_site]
-    return factor
 
 
 def _check(duration_s: float, speed_kmh: float, load: float, demand_bps: float) -> None:

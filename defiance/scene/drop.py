@@ -196,6 +196,28 @@ def _drop(
     )
 
 
+def rice_factor(drop: Drop, stream: Stream) -> Tensor:
+    """Linear K on a drop's grid, `[floors, rows, columns, C]`: log-normal under line of sight, else 0.
+
+    Sectors of a site share it, and it is the place's own. Storeys of buildings have none (TR 38.901 table
+    7.5-6 gives no K behind walls).
+
+    Args:
+        drop: where.
+        stream: of this drop.
+    """
+    _, rows, columns, sites = drop.los.shape
+    sides_m = drop.resolution_m * torch.tensor([columns, rows], dtype=torch.float64)
+    torus_m = torch.diag(sides_m) if drop.lattice_m is None else drop.lattice_m
+    offset_m = nearest_image(torus_grid(rows, columns, torus_m), torus_m)
+    amplitude = field_amplitude(offset_m, drop.scenario.k_correlation_m)
+    fields_of_sites = [normal_field(amplitude, stream.child("rice", n).generator()) for n in range(sites)]
+    k_db = drop.scenario.k_db + drop.scenario.k_sigma_db * torch.stack(fields_of_sites, -1)
+    factor = torch.zeros_like(drop.gain_db)
+    factor[0] = torch.where(drop.los[0], 10 ** (k_db / 10), 0.0)[..., drop.cell_site]
+    return factor
+
+
 # --- one site ---
 
 
