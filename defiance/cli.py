@@ -123,12 +123,15 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a key; may be repeated.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, max=256, help="Processes.", show_default="one per core")] = 0,
+    workers: Annotated[
+        int,
+        typer.Option(min=0, max=256, help="Processes that compute the parts.", show_default="one per core"),
+    ] = 0,
     ray: Annotated[
         str,
         typer.Option(
             metavar="auto|HOST:PORT",
-            help="A Ray cluster computes instead (extra `ray`).",
+            help="A Ray cluster computes them instead (extra `ray`).",
             show_default="none",
         ),
     ] = "",
@@ -136,8 +139,11 @@ def run(
 ) -> None:
     """Run a study: sheet, report, figures and tables in a folder, the verdict here.
 
-    An interrupted run goes on where it stopped when the same command is given again.
+    An interrupted run goes on where it stopped when the same command is given again. Who computes, --workers
+    or --ray, changes nothing in the results and may be another the next time.
     """
+    if workers and ray:
+        raise DefianceError("--workers counts processes of this machine, --ray takes a cluster; give one")
     begun_s = time.monotonic()
     module = studies.load(study)
     if preset not in module.PRESETS:

@@ -163,6 +163,7 @@ def test_a_process_stopped_twice_goes_on_with_the_same_result(tmp_path: Path) ->
         (["run", "stub", "--set", "load=x\ny"], ["load takes number"]),
         (["run", "stub", "--config", "absent.toml"], ["absent.toml", "No such file"]),
         (["run", "stub", "--seeds", "0"], ["--seeds"]),
+        (["run", "stub", "--workers", "2", "--ray", "auto"], ["--workers", "--ray", "give one"]),
         (["run", "stub", "--sed", "0"], ["--sed"]),
         (["run"], ["STUDY"]),
         (["rnu"], ["rnu"]),

@@ -6,10 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from defiance.cli import main
 from defiance.errors import DefianceError
 from defiance.parts import Parts
 from defiance.studies import Silent, Workers, cluster, pool
+from defiance.studies.cluster import WorkerLost
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray isn't installed (extra `ray`)")
 
@@ -43,6 +45,12 @@ def square_or_die_once(config: Toy, number: int) -> Toy:
 
 def die(config: Toy) -> Toy:
     os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def sleep(config: Toy) -> Toy:
+    Path(config["seen"]).touch()
+    time.sleep(600)
     raise AssertionError
 
 
@@ -86,27 +94,66 @@ def test_the_part_of_a_killed_worker_runs_again(serial: dict[str, Toy | None], t
     assert serial["judge/a"] == {"outage": pytest.approx(0.3), "threads": 1}
 
 
-def test_a_job_whose_workers_are_always_killed_is_one_line(tmp_path: Path) -> None:
+def test_a_part_whose_workers_are_always_killed_is_named(tmp_path: Path) -> None:
+    """The others run on meanwhile: a process that is killed takes none of them along."""
     parts = Parts.open(tmp_path, "toy")
-    with pytest.raises(DefianceError, match="killed 3 times, .* parts are kept; .*--workers 1"):
-        with pool.workers(Workers(1), parts) as submit:
-            pool.do("dying", [("a", die, ())], {}, parts, Silent(), submit)
+    jobs = [("dying", die, ()), *((f"square/{n}", square, (n,)) for n in range(4))]
+    with pytest.raises(DefianceError, match="part dying: .*killed 3 times, .* parts are kept; .*--workers 1"):
+        with pool.workers(Workers(2), parts) as submit:
+            pool.do("dying", jobs, {"unit": 0.1}, parts, Silent(), submit)
+    assert parts.get("square/0") == {"square": 0.0}
 
 
 def test_results_that_are_there_are_kept_before_a_run_fails(tmp_path: Path) -> None:
     def submit(function: Any, *arguments: Any) -> Future[Any]:
         found: Future[Any] = Future()
         if arguments[1] == "bad":
-            found.set_exception(BrokenProcessPool())
+            found.set_exception(WorkerLost())
         else:
             found.set_result({"outage_share": 0.1})
         return found
 
     kept = Parts.open(tmp_path, "toy")
     jobs = [(f"a3/{i}", print, ("bad" if i in (0, 2, 4) else "good",)) for i in range(6)]
-    with pytest.raises(BrokenProcessPool):
+    with pytest.raises(DefianceError, match="part a3/[024]:"):
         pool.do("tuning", jobs, None, kept, Silent(), submit)
     assert [i for i in range(6) if kept.get(f"a3/{i}")] == [1, 3, 5]
+
+
+INTERRUPTED = """
+import signal, sys
+from pathlib import Path
+import test_pool
+from defiance.parts import Parts
+from defiance.studies import Silent, Workers, pool
+signal.signal(signal.SIGINT, signal.default_int_handler)
+parts = Parts(Path(sys.argv[1]))
+jobs = [("a", test_pool.square, (3,)), *((f"sleep/{n}", test_pool.sleep, ()) for n in range(4))]
+try:
+    with pool.workers(Workers(2), parts) as submit:
+        pool.do("sleeping", jobs, {"unit": 1.0, "seen": sys.argv[1] + "/seen"}, parts, Silent(), submit)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_ctrl_c_keeps_what_is_finished_and_leaves_no_process(tmp_path: Path) -> None:
+    """Pressed in a terminal it reaches every process; the output ends once none of them holds it open."""
+    run = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(tmp_path)],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    )
+    kept = Parts(tmp_path)
+    while not (kept.get("a") and (tmp_path / "seen").exists()):
+        assert run.poll() is None
+        time.sleep(0.05)
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.communicate(timeout=20)[0] == "" and run.returncode == 130
+    assert kept.keys("") == ["a"]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +169,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options += f" --disable-usage-stats --object-store-memory 100000000 --temp-dir {short} --block"
     with (folder / "log").open("w") as log:
         started = subprocess.Popen(
-            [*ray, "start", *options.split()], stdout=log, stderr=log, start_new_session=True
+            [*ray, "start", *options.split()],
+            env=os.environ | {"RAY_worker_niceness": "0"},  # 15 starves on a machine that has other work
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
     try:
         for _ in range(300):
@@ -151,34 +202,61 @@ def test_a_ray_cluster_comes_to_the_same_and_survives_a_killed_worker(
     with pytest.raises(DefianceError, match="^the map has no streets; give another$"):
         with pool.workers(Workers(ray=head), parts) as submit:
             pool.do("refusing", [("a", refuse, ())], {}, parts, Silent(), submit)
+    with pytest.raises(DefianceError, match="part dying: .*killed 3 times"):
+        with pool.workers(Workers(ray=head), parts) as submit:
+            pool.do("dying", [("dying", die, ())], {}, parts, Silent(), submit)
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """The address of a server that isn't Ray's."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def greet() -> None:
+            with suppress(OSError):  # nobody came
+                with server.accept()[0] as line:
+                    line.recv(1024)  # else closing resets the connection
+                    line.sendall(b"SSH-2.0-OpenSSH_9.2p1\r\n")
+
+        threading.Thread(target=greet, daemon=True).start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+NO_HEAD = "no Ray head answers there (Connection refused); start one with `ray start --head"
 
 
 @pytest.mark.parametrize(
-    ("address", "problem"),
+    ("address", "found", "problem"),
     [
-        ("127.0.0.1:1", "no Ray head answers there (Connection refused); start one with `ray start --head"),
-        ("nowhere", "give auto or HOST:PORT"),
-        ("host:99999", "give auto or HOST:PORT"),
-        ("auto", "no Ray cluster answers"),
+        ("127.0.0.1:1", "", NO_HEAD),
+        ("auto", "127.0.0.1:1", f"--ray 127.0.0.1:1: {NO_HEAD}"),
+        ("auto", "", "no Ray cluster was started on this machine"),
+        ("stranger", "", "no Ray head answers there (another program does)"),
+        ("nowhere", "", "give auto or HOST:PORT"),
+        ("host:99999", "", "give auto or HOST:PORT"),
+        ("ray://127.0.0.1:1", "", "give auto or HOST:PORT"),
     ],
 )
 @needs_ray
 def test_a_head_that_is_not_there_is_one_line(
     address: str,
+    found: str,
     problem: str,
+    stranger: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    if address == "auto":  # another cluster may run on this machine
-
-        def nobody(**_: Any) -> None:
+    def search(address: str) -> str:  # for Ray's, which may find a real cluster on this machine
+        if not found:
             raise ConnectionError("Could not find any running Ray instance.")
+        return found
 
-        monkeypatch.setattr("ray.init", nobody)
+    monkeypatch.setattr("ray._private.services.canonicalize_bootstrap_address_or_die", search)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        main(["run", "worth", "--ray", address])
+        main(["run", "worth", "--ray", stranger if address == "stranger" else address])
     told = capsys.readouterr().err
     assert ended.value.code == 2 and problem in told.splitlines()[-1]
 

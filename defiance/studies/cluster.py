@@ -26,48 +26,54 @@ from defiance.parts import Parts, write_atomically
 PATIENCE_S = 5.0
 """How long a cluster's head may take to answer at all."""
 
-RETRIES = 2
-"""How often a job is begun again whose worker process or machine is lost."""
+TRIES = 3
+"""How often a job is begun whose worker process, here or elsewhere, or whose machine is lost."""
 
 WEIGHTS = "*.safetensors"
+
+SETTINGS = bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""An empty frame of HTTP/2 settings: its length (3 bytes), its type, flags, stream."""
+
+
+class WorkerLost(Exception):
+    """The process of a job was killed `TRIES` times."""
 
 
 @contextmanager
 def cluster(address: str, parts: Parts) -> Iterator[Callable[..., Future[dict[str, Any]]]]:
-    """Jobs on the cluster at `address`: `auto`, `HOST:PORT` or `ray://HOST:PORT`.
+    """Jobs on the cluster at `address`; what is submitted raises `WorkerLost` if it is lost too often.
 
     Args:
-        address: of the head; `auto` is the cluster that was started on this machine, or `RAY_ADDRESS`.
+        address: of the head, HOST:PORT; `auto` is `RAY_ADDRESS`, or the cluster started on this machine.
         parts: of the run; weights that jobs make are written there.
 
     Raises:
-        DefianceError: Ray isn't installed, nobody answers at the address, or a worker was lost too often.
+        DefianceError: Ray isn't installed, no cluster answers at the address, or it breaks down.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else each worker warns of it
+    os.environ.setdefault("RAY_task_oom_retries", str(TRIES - 1))  # else without end
     try:
         import ray
     except ModuleNotFoundError as error:
         raise DefianceError("--ray needs Ray; pip install 'defiance-ran[ray]'") from error
-    _knock(address)
+    head = _head(address)
+    _knock(head)
     try:
         ray.init(
-            address=address,
+            address=head,
             logging_level=logging.ERROR,
             log_to_driver=False,
             runtime_env={"py_modules": [defiance]},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise DefianceError(
-            f"--ray {address}: no Ray cluster answers ({_short(error)}); "
-            "start one with `ray start --head`, or leave --ray out"
-        ) from error
+        raise DefianceError(f"--ray {head}: {_short(error)}") from error
     try:
         yield _Cluster(ray, parts).submit
     except ray.exceptions.RayError as error:
         raise DefianceError(
-            f"--ray {address}: {type(error).__name__}: {_short(error)}; finished parts are kept; run the "
-            "same command again"
+            f"--ray {head}: {type(error).__name__}: {_short(error)}; finished parts are kept; run the same "
+            "command again"
         ) from error
     finally:
         ray.shutdown()
@@ -78,22 +84,47 @@ def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200].rstrip(".")
 
 
-def _knock(address: str) -> None:
-    """Refuses an address that nobody answers at, which Ray itself would try for minutes.
+def _head(address: str) -> str:
+    """Where the head is, `HOST:PORT`.
 
     Raises:
-        DefianceError: nobody does, or it isn't an address.
+        DefianceError: `auto` finds none.
     """
-    if address == "auto":
-        return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
-        raise DefianceError(f"--ray {address}: give auto or HOST:PORT, such as 127.0.0.1:6379")
+    if address != "auto":
+        return address
+    if given := os.environ.get("RAY_ADDRESS"):
+        return given
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
     try:
-        socket.create_connection((host.strip("[]"), int(port)), PATIENCE_S).close()
+        return str(canonicalize_bootstrap_address_or_die("auto"))
+    except ConnectionError as error:
+        raise DefianceError(
+            "--ray auto: no Ray cluster was started on this machine; start one with `ray start --head`, give "
+            "its HOST:PORT, or leave --ray out"
+        ) from error
+
+
+def _knock(head: str) -> None:
+    """Refuses an address where no head answers, which Ray itself would try for minutes.
+
+    A server that speaks gRPC, as Ray's head does, greets with its settings (RFC 9113, clause 3.4).
+
+    Raises:
+        DefianceError: nobody or somebody else answers, or it isn't an address.
+    """
+    host, _, port = head.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise DefianceError(f"--ray {head}: give auto or HOST:PORT, such as 127.0.0.1:6379")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), PATIENCE_S) as line:
+            if os.environ.get("RAY_USE_TLS", "0") == "0":
+                line.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
+                if line.recv(4)[3:] != SETTINGS[3:4]:
+                    raise OSError("another program does")
     except OSError as error:
         raise DefianceError(
-            f"--ray {address}: no Ray head answers there ({error.strerror or error}); start one with "
+            f"--ray {head}: no Ray head answers there ({error.strerror or error}); start one with "
             f"`ray start --head --port {port}`, or leave --ray out"
         ) from error
 
@@ -103,7 +134,7 @@ class _Cluster:
 
     def __init__(self, ray: Any, parts: Parts) -> None:
         self.ray, self.parts = ray, parts
-        self.remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_afar)
+        self.remote = ray.remote(num_cpus=1, max_retries=TRIES - 1)(_afar)
         self.sent: tuple[list[str], Any] = ([], ray.put({}))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[dict[str, Any]]:
@@ -113,6 +144,8 @@ class _Cluster:
             files = {name: (self.parts.folder / name).read_bytes() for name in names}
             self.sent = names, self.ray.put(files)
         found: Future[dict[str, Any]] = Future()
+        lost = self.ray.exceptions
+        killed = (lost.WorkerCrashedError, lost.NodeDiedError, lost.OutOfMemoryError)
 
         def take(reply: Future[Any]) -> None:
             try:
@@ -120,6 +153,8 @@ class _Cluster:
                 for name, content in made.items():
                     write_atomically(self.parts.folder / name, content)
                 found.set_result(result)
+            except killed:
+                found.set_exception(WorkerLost())
             except BaseException as error:
                 cause = getattr(error, "cause", None)
                 found.set_exception(cause if isinstance(cause, Exception) else error)

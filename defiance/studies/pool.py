@@ -6,12 +6,12 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ import torch
 from defiance.errors import DefianceError
 from defiance.parts import Parts
 from defiance.studies import Progress, Workers
-from defiance.studies.cluster import cluster
+from defiance.studies.cluster import TRIES, WorkerLost, cluster
 
 Job = tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]
 """A part's key, the function that makes it, and its arguments after the configuration.
@@ -29,60 +29,81 @@ A part `train/KEY` is finished only if the tensors of KEY are there, too.
 
 Submit = Callable[..., Future[dict[str, Any]]]
 
-TRIES = 3
-"""How often a job is begun whose worker process is killed."""
-
 
 @contextmanager
 def workers(wanted: Workers, parts: Parts) -> Iterator[Submit]:
     """Processes of one thread each; jobs are independent, so cores are best used by one job each.
+
+    A job whose process is killed is begun again, until it has been `TRIES` times; then its future raises
+    `WorkerLost`.
 
     Args:
         wanted: how many, or on which cluster.
         parts: of the run.
 
     Raises:
-        DefianceError: processes were killed from outside again and again, or the cluster isn't there.
+        DefianceError: the cluster isn't there.
     """
     if wanted.ray:
         with cluster(wanted.ray, parts) as submit:
             yield submit
         return
-    pools = _Pools(wanted.count or os.cpu_count() or 1)
+    processes = _Processes(wanted.count or os.cpu_count() or 1)
     try:
-        yield pools.submit
-    except BaseException as error:
-        pools.stop()
-        if isinstance(error, BrokenProcessPool):
-            raise DefianceError(
-                f"worker processes were killed {TRIES} times, probably for memory; finished parts are "
-                "kept; run the same command again, or with --workers 1"
-            ) from error
-        raise
-    pools.pool.shutdown()
+        yield processes.submit
+    finally:
+        processes.stop()
 
 
-class _Pools:
-    """A pool of processes, and the next one when it is broken: one that is killed takes the others along."""
+class _Processes:
+    """Processes, each in a pool of its own, so that one that is killed takes no other along.
+
+    A thread hands a process its job, waits, and replaces the process if it is killed.
+    """
 
     def __init__(self, count: int) -> None:
-        self.count, self.pool = count, _pool(count)
+        self.pools = [_pool() for _ in range(count)]
+        self.idle: SimpleQueue[int] = SimpleQueue()
+        for place in range(count):
+            self.idle.put(place)
+        # Processes inherit the mask: Ctrl-C reaches the driver alone, which stops them.
+        masked = (signal.SIG_BLOCK, {signal.SIGINT})
+        self.threads = ThreadPoolExecutor(count, initializer=signal.pthread_sigmask, initargs=masked)
+        self.stopped = False
+        self.lock = threading.Lock()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        return self.threads.submit(self._do, function, *arguments)
+
+    def _do(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        place = self.idle.get()
         try:
-            return self.pool.submit(function, *arguments)
-        except BrokenProcessPool:
-            self.pool = _pool(self.count)
-            return self.pool.submit(function, *arguments)
+            for _ in range(TRIES):
+                try:
+                    with self.lock:  # a process is begun here, and none after `stop`
+                        if self.stopped:
+                            break
+                        begun = self.pools[place].submit(function, *arguments)
+                    return begun.result()
+                except BrokenProcessPool:
+                    self.pools[place] = _pool()
+            raise WorkerLost
+        finally:
+            self.idle.put(place)
 
     def stop(self) -> None:
-        for process in list((self.pool._processes or {}).values()):
-            process.terminate()
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        """Ends the processes, whatever they are doing."""
+        with self.lock:
+            self.stopped = True
+            for pool in self.pools:
+                for process in list((pool._processes or {}).values()):
+                    process.terminate()
+                pool.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown(cancel_futures=True)
 
 
-def _pool(count: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_start)
+def _pool() -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_start)
 
 
 def do(
@@ -90,30 +111,27 @@ def do(
 ) -> None:
     """Does the jobs that are not finished yet, and keeps each result as soon as it is there.
 
-    A job whose process was killed is begun again, `TRIES` times at most.
+    Raises:
+        DefianceError: the process of a job was killed `TRIES` times.
     """
     with progress.task(description, total=len(jobs)) as task:
-        waiting: dict[Future[dict[str, Any]], Job] = {}
-        begun: Counter[str] = Counter()
-
-        def begin(job: Job) -> None:
-            key, function, arguments = job
-            begun[key] += 1
-            waiting[submit(function, config, *arguments)] = job
-
-        for job in jobs:
-            if finished(parts, job[0]):
+        waiting: dict[Future[dict[str, Any]], str] = {}
+        for key, function, arguments in jobs:
+            if finished(parts, key):
                 task.advance()
             else:
-                begin(job)
+                waiting[submit(function, config, *arguments)] = key
         while waiting:
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             for future in sorted(done, key=lambda future: future.exception() is not None):  # keep, then fail
-                job = waiting.pop(future)
-                if isinstance(future.exception(), BrokenProcessPool) and begun[job[0]] < TRIES:
-                    begin(job)
-                    continue
-                parts.put(job[0], future.result())
+                key = waiting.pop(future)
+                try:
+                    parts.put(key, future.result())
+                except WorkerLost:
+                    raise DefianceError(
+                        f"part {key}: its process was killed {TRIES} times, probably for memory; finished "
+                        "parts are kept; run the same command again where more is free, or with --workers 1"
+                    ) from None
                 task.advance()
 
 
@@ -131,7 +149,6 @@ def finished(parts: Parts, key: str) -> bool:
 
 
 def _start() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     threading.Thread(target=_die_with, args=(os.getppid(),), daemon=True).start()
 
