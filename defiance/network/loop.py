@@ -24,7 +24,7 @@ from defiance.network.measurements import Observation, measure_in_place, reporte
 from defiance.network.messages import Messenger
 from defiance.network.settings import RadioConfig
 from defiance.network.signalling import NO_BULK, BulkTraffic, Signalling, Signals
-from defiance.network.state import CONNECTED, NONE, State, initial, reestablish
+from defiance.network.state import CONNECTED, NONE, State, but, initial, reestablish
 from defiance.network.world import World
 from defiance.seeding import Stream
 
@@ -306,7 +306,7 @@ def _commanded(
     target, wait = state.target.clone(), state.command_steps.clone()
     target.view(-1).numpy()[user] = cell
     wait.view(-1).numpy()[user] = np.round(steps)
-    return state.but(target=target, command_steps=wait)
+    return but(state, target=target, command_steps=wait)
 
 
 def _holds(prepared: Tensor, cell: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from defiance.network.intrinsics import bits_of, float_of
 from defiance.network.scheduling import LOOP
 from defiance.network.settings import RadioConfig
-from defiance.network.state import State
+from defiance.network.state import State, but
 
 RSRP_FLOOR_DBM = RadioConfig.rsrp_floor_dbm
 """Weakest RSRP a user detects, unless the configuration says otherwise."""
@@ -52,7 +52,7 @@ def measure(state: State, config: RadioConfig) -> State:
     """Layer-1 filtering: mean received power per resource element since the last measurement; starts anew."""
     mean = state.rsrp_sum_mw / state.measured_steps.clamp(min=1)[:, None, None]
     rsrp = 10 * torch.log10((mean / config.resource_elements).clamp(min=1e-20))
-    return unmeasured(state).but(rsrp_dbm=rsrp.clamp(min=config.rsrp_floor_dbm))
+    return but(unmeasured(state), rsrp_dbm=rsrp.clamp(min=config.rsrp_floor_dbm))
 
 
 def measure_in_place(state: State, config: RadioConfig) -> State:
@@ -65,12 +65,13 @@ def measure_in_place(state: State, config: RadioConfig) -> State:
         np.float32(config.rsrp_floor_dbm),
         rsrp_dbm.flatten(1).numpy(),
     )
-    return state.but(rsrp_dbm=rsrp_dbm)
+    return but(state, rsrp_dbm=rsrp_dbm)
 
 
 def unmeasured(state: State) -> State:
     """The state from which a new measurement begins."""
-    return state.but(
+    return but(
+        state,
         rsrp_sum_mw=torch.zeros_like(state.rsrp_sum_mw),
         measured_steps=torch.zeros_like(state.measured_steps),
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from defiance.link import HALF_LOSS_DB, LOSS_SLOPE_PER_DB, PURPOSES, LossyLink
 from defiance.network.scheduling import LOOP
 from defiance.network.settings import RadioConfig
-from defiance.network.state import NONE, State
+from defiance.network.state import NONE, State, but
 from defiance.network.world import World
 from defiance.seeding import FIRST_MULTIPLIER, GOLDEN_GAMMA, SECOND_MULTIPLIER, Stream
 
@@ -82,7 +82,7 @@ class Messenger:
         self.command_delay_s += commands * (2 * self.config.air_delay_s + self.config.preparation_s)
         ahead_s = self.config.air_delay_s + now_s - self.config.steps(now_s) * self.config.step_s
         wait = torch.full_like(state.target, self.config.steps(max(0.0, ahead_s)))
-        return state.but(target=torch.where(told, wanted.int(), state.target), command_steps=wait)
+        return but(state, target=torch.where(told, wanted.int(), state.target), command_steps=wait)
 
     def _send(
         self, link: LossyLink, senders: Tensor, number: int, purpose: str, payload_bits: int, state: State

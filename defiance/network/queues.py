@@ -11,7 +11,7 @@ is sent again, bits and all, and given up after too many times.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor
 from defiance.errors import DefianceError
 from defiance.link import Deliveries, Packets, outcome, with_headers
 from defiance.network.messages import uniform_loop
+from defiance.network.state import but
 from defiance.seeding import Stream
 
 AIR_HEADER_BITS = 96
@@ -188,7 +189,7 @@ class QueuedLink:
         waiting = state.waiting
         if len(waiting):
             rows = Rows(*_merged(waiting.whole, waiting.real, rows.whole, rows.real))
-        return replace(state, waiting=rows)
+        return but(state, waiting=rows)
 
     def waiting_bits(self, state: QueueState, before_s: float, queues: int) -> Tensor:
         """Bits that may be sent before a time, `[queues]` float64."""
@@ -218,21 +219,21 @@ class QueuedLink:
         """
         rate_bps = state.rate_bps.numpy().reshape(-1)
         if state.idle:
-            return replace(state, now_s=until_s), NOTHING, np.zeros_like(rate_bps)
+            return but(state, now_s=until_s), NOTHING, np.zeros_like(rate_bps)
         waiting, flying = state.waiting, state.in_flight
         wait_whole, wait_real, fly_whole, fly_real, gone_whole, gone_real, sent = _run(
             waiting.whole, waiting.real, flying.whole, flying.real, rate_bps,
             state.loss_probability.numpy().reshape(-1), key, state.now_s, until_s, self.delay_s,
             self.repeat_s, self.most_repeats,
         )  # fmt: skip
-        after = replace(
+        after = but(
             state, waiting=Rows(wait_whole, wait_real), in_flight=Rows(fly_whole, fly_real), now_s=until_s
         )
         return after, Rows(gone_whole, gone_real), sent
 
     def discard(self, state: QueueState, which: NDArray[np.bool_]) -> tuple[QueueState, Rows]:
         """Takes waiting packets, `[n]`, out of the queues; they are lost."""
-        return replace(state, waiting=state.waiting.select(~which)), state.waiting.select(which)
+        return but(state, waiting=state.waiting.select(~which)), state.waiting.select(which)
 
 
 @njit(nogil=True, cache=True)

@@ -15,7 +15,7 @@ until it is commanded or lost, the user asks for no other.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from defiance.network.air import Air, free_share, losses
 from defiance.network.messages import COMMAND_BITS, PREPARATION_BITS, Messenger, report_bits
 from defiance.network.queues import AIR_HEADER_BITS, QueuedLink, QueueState, Rows
 from defiance.network.settings import RadioConfig
-from defiance.network.state import CONNECTED, NONE, State, reestablish
+from defiance.network.state import CONNECTED, NONE, State, but, reestablish
 from defiance.network.world import World
 from defiance.seeding import Stream
 
@@ -130,7 +130,7 @@ class Signalling:
         """Users begin to ask for handovers, `wanted` `[W, U]`, NONE of all others."""
         cell = wanted.flatten().numpy()
         asks = cell != NONE
-        return replace(
+        return but(
             signals,
             asked=np.where(asks, self.key + 4 * period, signals.asked),
             wanted=np.where(asks, cell, signals.wanted),
@@ -153,7 +153,7 @@ class Signalling:
             queue=user,
             offered_s=now_s,
         )
-        return replace(signals, uplink=self.uplink.put(signals.uplink, rows))
+        return but(signals, uplink=self.uplink.put(signals.uplink, rows))
 
     def listen(
         self, signals: Signals, state: State, seen: Tensor, period: int, steps: int
@@ -170,7 +170,7 @@ class Signalling:
             steps: so many have passed.
         """
         told = ((period, seen.clone()), *signals.told)[:REMEMBERED]
-        signals, state, arrived = self._up(replace(signals, told=told), state, steps)
+        signals, state, arrived = self._up(but(signals, told=told), state, steps)
         fresh = torch.zeros(self.users, dtype=torch.bool)
         known, heard_s = signals.seen.flatten(0, 1).clone(), signals.heard_s.copy()
         of = (arrived.id - self.key[arrived.source]) // 4
@@ -180,7 +180,7 @@ class Signalling:
                 known[user] = content.flatten(0, 1)[user]
                 heard_s[user] = arrived.ready_s[of == number]
                 fresh[user] = True
-        signals = replace(signals, seen=known.view_as(signals.seen), heard_s=heard_s)
+        signals = but(signals, seen=known.view_as(signals.seen), heard_s=heard_s)
         return signals, state, fresh.view(state.status.shape)
 
     def prepare(
@@ -202,7 +202,7 @@ class Signalling:
             queue=station,
             offered_s=at_s,
         )
-        return replace(signals, xn=self.wire.put(signals.xn, rows))
+        return but(signals, xn=self.wire.put(signals.xn, rows))
 
     def step(
         self, signals: Signals, state: State, steps: int, *, reports_ask: bool
@@ -248,7 +248,7 @@ class Signalling:
                 offered_s=ready.ready_s,
             )
             downlink = self.downlink.put(downlink, commands)
-        return self._down(replace(signals, xn=xn, downlink=downlink, offered=offered), state, steps)
+        return self._down(but(signals, xn=xn, downlink=downlink, offered=offered), state, steps)
 
     def settle(
         self, signals: Signals, state: State, offered_bits: NDArray[np.float64], steps: int
@@ -262,11 +262,11 @@ class Signalling:
             steps: so many have passed, this one included.
         """
         sent_bits = offered_bits - state.bulk_bits.numpy().reshape(-1)
-        queue = replace(signals.bulk_down, rate_bps=torch.from_numpy(sent_bits / self.config.step_s))
+        queue = but(signals.bulk_down, rate_bps=torch.from_numpy(sent_bits / self.config.step_s))
         queue, arrived, _ = self.downlink.run(queue, self.time_s(steps), self.random)
         if len(arrived):
             self._count_bulk(arrived, arrived.destination // self.world.shape[1], wire=False)
-        return replace(signals, bulk_down=queue)
+        return but(signals, bulk_down=queue)
 
     def _due(
         self, link: QueuedLink, queue: QueueState, offered: tuple[int, int, int], which: int, until_s: float
@@ -281,7 +281,7 @@ class Signalling:
 
     def _leave(self, signals: Signals, away: NDArray[np.bool_]) -> Signals:
         """Drops the signalling of users who left their cells."""
-        return replace(
+        return but(
             signals,
             uplink=self._without(self.uplink, signals.uplink, away),
             downlink=self._without(self.downlink, signals.downlink, away),
@@ -315,7 +315,7 @@ class Signalling:
             bulk, came, _ = self._serve(self.uplink, bulk, state, left, until_s, uplink=True, lossy=False)
             if len(came):
                 self._count_bulk(came, came.source // self.world.shape[1], wire=False)
-        signals = replace(signals, uplink=uplink, bulk_up=bulk, offered=offered)
+        signals = but(signals, uplink=uplink, bulk_up=bulk, offered=offered)
         if not len(arrived):
             return signals, state, arrived
         self._count(arrived, arrived.source)
@@ -325,7 +325,7 @@ class Signalling:
             failed[arrived.source[lost]] = True
             failed = failed.view(state.status.shape) & (state.status == CONNECTED)
             state = reestablish(state, failed, self.config)
-            state = state.but(link_failures=state.link_failures + failed.int())
+            state = but(state, link_failures=state.link_failures + failed.int())
             arrived = arrived.select(~lost)
         return signals, state, arrived
 
@@ -343,7 +343,7 @@ class Signalling:
             # what comes within the step waits for the next one
             waits = link.waiting_bits(bulk, math.nextafter(now_s, math.inf), self.users)
             changed["bulk_bits"] = waits.view(state.bulk_bits.shape)
-        state, asked = state.but(**changed), signals.asked
+        state, asked = but(state, **changed), signals.asked
         user, at_s = arrived.destination, arrived.ready_s
         if len(arrived):
             self._count(arrived, user)
@@ -354,7 +354,7 @@ class Signalling:
             told = np.isfinite(at_s)
             user, at_s = user[told], at_s[told]
             self.messenger.count_commands(user // self.world.shape[1], at_s - signals.asked_s[user])
-        signals = replace(signals, downlink=downlink, bulk_down=bulk, offered=offered, asked=asked)
+        signals = but(signals, downlink=downlink, bulk_down=bulk, offered=offered, asked=asked)
         return signals, state, user, at_s
 
     def _serve(
@@ -375,6 +375,6 @@ class Signalling:
         bits = link.waiting_bits(queue, until_s, self.users)
         rate_bps, full_bps = self.air.grant(state, bits, free, uplink=uplink)
         loss = losses(state, queue.waiting.queue) if lossy else queue.loss_probability
-        queue = replace(queue, rate_bps=rate_bps, loss_probability=loss)
+        queue = but(queue, rate_bps=rate_bps, loss_probability=loss)
         queue, arrived, sent_bits = link.run(queue, until_s, self.random)
         return queue, arrived, self.air.taken(state, sent_bits, full_bps)

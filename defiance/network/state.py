@@ -6,12 +6,15 @@ Shapes: W worlds, U users, C cells, K steps of the Qout window.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from defiance.network.settings import RadioConfig
 from defiance.network.world import World
+
+Value = TypeVar("Value")
 
 CONNECTED, EXECUTING, REESTABLISHING = 0, 1, 2
 NONE = -1
@@ -103,15 +106,16 @@ class State:
         """A copy that shares no memory."""
         return State(**{f.name: getattr(self, f.name).clone() for f in fields(self)})
 
-    def but(self, **changed: Tensor) -> State:
-        """The same state with other tensors; `dataclasses.replace` takes its time over so many fields."""
-        other = object.__new__(State)
-        other.__dict__.update(self.__dict__, **changed)
-        return other
-
     def to(self, device: torch.device | str) -> State:
         """The same state on another device."""
         return State(**{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+def but(value: Value, /, **changed: Any) -> Value:
+    """A dataclass with other fields; `dataclasses.replace` takes its time, and checks what is known."""
+    other = object.__new__(type(value))
+    other.__dict__.update(value.__dict__, **changed)
+    return other
 
 
 def initial(world: World, config: RadioConfig, serving: Tensor) -> State:
@@ -170,7 +174,8 @@ def initial(world: World, config: RadioConfig, serving: Tensor) -> State:
 def reestablish(state: State, which: Tensor, config: RadioConfig) -> State:
     """The state in which the links of some users, `[W, U]` bool, are lost, to be re-established."""
     timer = max(1, config.steps(config.reestablishment_s))
-    return state.but(
+    return but(
+        state,
         status=torch.where(which, REESTABLISHING, state.status).int(),
         timer_steps=torch.where(which, timer, state.timer_steps).int(),
         target=torch.where(which, NONE, state.target).int(),
