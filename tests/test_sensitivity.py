@@ -86,8 +86,11 @@ def test_the_page_shows_it_and_a_sheet_keeps_it(tmp_path: Path) -> None:
     sheet.save(tmp_path / "sheet.json")
     assert repr(Sheet.load(tmp_path / "sheet.json")) == repr(sheet)
     page = write_report([sheet], tmp_path).read_text()
-    assert "What the verdict rests on" in page and "These change it alone: cell; bit." in page
+    assert "What the verdict rests on" in page
+    assert "These change it alone: cell (at 133\xa0W); bit (at 3.00\xa0J)." in page
     assert (tmp_path / "figures/tornado.svg").exists()
     table = (tmp_path / "tables/sensitivity.csv").read_text()
     assert "cell below" in table and "nothing" in table
+    swings = (tmp_path / "tables/swings.csv").read_text().splitlines()[1:]
+    assert [line.endswith("in its range") for line in swings] == [True, True, False, False]
     assert "What the verdict rests on" not in write_report([SHEET], tmp_path / "without").read_text()

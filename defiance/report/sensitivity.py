@@ -31,20 +31,20 @@ def rests_on(sheet: Sheet) -> Section | None:
     plot = Plot(
         "tornado",
         f"Margin of “{found[0].claim}”: true right of the vertical at zero. Each bar moves one constant over "
-        "its cited range, the others as cited (dashed line); hatched: its low end, plain: its high end; in "
+        "its range, the others as cited (dashed line); hatched: its low end, plain: its high end; in "
         "brackets: the value at which the verdict flips.",
         "Tornado of the constants behind the verdict.",
         tuple(Panel(_where(one), _tornado(one)) for one in found[:PANELS]),
-        width_in=7.0,
+        width_in=7.3,
         height_in=0.8 + 0.42 * max(len(_bars(one)) for one in found[:PANELS]),
-        margins_in=(3.5, 0.15, 0.54, 0.34),
+        margins_in=(3.8, 0.15, 0.54, 0.34),
         across=2,
     )
     return section(
         "sensitivity",
         "What the verdict rests on",
         [_words(found)],
-        [plot, _verdicts(found), _constants(found)],
+        [plot, _verdicts(found), _swings(found), _constants(found)],
     )
 
 
@@ -55,10 +55,13 @@ def _words(found: Sequence[Sensitivity]) -> str:
         return text + "Nothing changes wherever the constants lie in their ranges, even all at once."
     where = "each" if len(fragile) == len(found) > 1 else f"{len(fragile)}"
     text += f"In {where} of them the answer depends on where the constants lie in their ranges"
-    alone = list(dict.fromkeys(swing.constant for one in fragile for swing in one.flipped_by))
+    alone: dict[tuple[str, str], list[float]] = {}
+    for swing in (swing for one in fragile for swing in one.flipped_by):
+        alone.setdefault((swing.constant, swing.unit), []).append(swing.flips_at)
     if not alone:
         return f"{text}, but no constant changes it alone."
-    return f"{text}. These change it alone: {'; '.join(alone)}."
+    parts = [f"{constant} (at {words.span(values, unit)})" for (constant, unit), values in alone.items()]
+    return f"{text}. These change it alone: {'; '.join(parts)}."
 
 
 def _where(one: Sensitivity) -> str:
@@ -133,6 +136,24 @@ def _verdicts(found: Sequence[Sensitivity]) -> Table | None:
     return tables.table("sensitivity", caption, head, rows)
 
 
+def _swings(found: Sequence[Sensitivity]) -> Table | None:
+    """Every constant in every case, with its flip in or outside of its range."""
+    rows = [
+        (
+            tables.name(_where(one)),
+            tables.prose(swing.constant),
+            *(_margin(value, one.unit) for value in (swing.margin_low, swing.margin_high)),
+            _margin(swing.flips_at, swing.unit) if math.isfinite(swing.flips_at) else tables.prose("nowhere"),
+            tables.prose("in its range" if swing.flips else "outside" if swing.flips_at > 0 else "no flip"),
+        )
+        for one in found
+        for swing in one.swings
+    ]
+    head = ("case", "constant", "margin at its low end", "at its high end", "zero at", "which is")
+    caption = "What each constant does alone, and where it brings the margin to zero."
+    return tables.table("swings", caption, head, rows, folded=True)
+
+
 def _margin(value: float, unit: str) -> Cell:
     return Cell(words.number(value, unit), values=(value, math.nan, math.nan), provenance="modelled")
 
@@ -148,4 +169,5 @@ def _constants(found: Sequence[Sensitivity]) -> Table | None:
         for swing in swings.values()
     ]
     head = ("constant", "low", "as cited", "high", "source")
-    return tables.table("constants", "The constants and their ranges.", head, rows, folded=True)
+    caption = "The constants and their ranges; an end that no source gives is said to be assumed."
+    return tables.table("constants", caption, head, rows, folded=True)

@@ -65,9 +65,14 @@ def _crossover(view: View) -> Headline | None:
     rows = [row for row in rows if row.candidate == view.rival]
     if not rows:
         return None
-    parts = [f"{words.number(row.mean, row.unit)} on {row.node}" for row in rows]
+    prices = [row.mean for row in rows if 0 < row.mean < math.inf]
+    parts = []
+    for row in rows:
+        chips, _, side = row.node.partition(": ")
+        price = f" {words.number(row.mean, row.unit)}" if row.mean in prices else ""
+        parts.append(f"{side}{price} on {chips}")
     label = f"Radio price at which S-VDIB and {words.candidate(view.rival)} spend the same"
-    value = words.span([row.mean for row in rows], "J")
+    value = words.span(prices, "J") if prices else "none"
     return Headline(label, value, f"{words.capital('; '.join(parts))}.", rows[0].provenance)
 
 
