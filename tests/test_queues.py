@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from defiance.errors import DefianceError
 from defiance.link import BackhaulLink, Deliveries, Packets, with_headers
 from defiance.network.queues import QueuedLink
 from defiance.seeding import stream
@@ -151,3 +152,15 @@ def test_what_is_lost_is_sent_again_until_it_is_given_up() -> None:
     assert tries.mean().item() == pytest.approx((1 - loss ** (most + 1)) / (1 - loss), abs=0.03)
     arrived = sent.delivered
     assert torch.allclose(sent.arrived_s[arrived], 0.1 * tries[arrived] + 0.5 * (tries[arrived] - 1))
+
+
+def test_a_queue_without_a_rate_is_refused() -> None:
+    link = QueuedLink("source", delay_s=0.0, rate_bps=1e5)
+    packet = Packets.of([1], source=7, purpose="task", payload_bits=1000, offered_s=0.0)
+    state = link.offer(link.initial(), packet, 0.0)
+    three = torch.full((3,), 1e5, dtype=torch.float64)
+    for wrong in (replace(state, rate_bps=three), replace(state, loss_probability=three / 1e6)):
+        with pytest.raises(DefianceError, match="queue 7, but .* of 3 queues"):
+            link.advance(wrong, 1.0, stream(1, "link"))
+    with pytest.raises(DefianceError, match="source is -1"):
+        link.offer(link.initial(), replace(packet, source=torch.tensor([-1])), 0.0)

@@ -180,7 +180,10 @@ class QueuedLink:
                 f"a packet stamped {first_s} s was offered at {now_s} s;"
                 " offer packets no later than their time"
             )
-        return self.put(state, self.rows(packets))
+        rows = self.rows(packets)
+        if (rows.queue < 0).any():
+            raise DefianceError(f"a packet's {self.end} is {rows.queue.min()}; queues are numbered from 0")
+        return self.put(state, rows)
 
     def put(self, state: QueueState, rows: Rows) -> QueueState:
         """Puts rows into their queues, by the time that they are ready at, then by id."""
@@ -201,7 +204,17 @@ class QueuedLink:
         """Send at the state's rates until `until_s`; return what arrived by then, and what was given up.
 
         Packets stamped `until_s` wait: others of the same stamp may still be offered.
+
+        Raises:
+            DefianceError: a packet waits in a queue that the state has no rate or no loss for.
         """
+        last = state.waiting.queue.max(initial=-1)
+        for name, given in (("rate_bps", state.rate_bps), ("loss_probability", state.loss_probability)):
+            if last >= given.numel() != 1:
+                raise DefianceError(
+                    f"a packet waits in queue {last}, but {name} is of {given.numel()} queues; give it one"
+                    " number for all, or one for each"
+                )
         state, gone, _ = self.run(state, until_s, np.uint64(rng.key))
         if not len(gone):
             return state, NO_DELIVERIES
