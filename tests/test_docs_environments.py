@@ -20,7 +20,7 @@ from defiance import cli, scene
 from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.scene.sites import read_sites
-from defiance.studies import Progress, worth
+from defiance.studies import Progress, Workers, worth
 from defiance.studies.worth.environment import prepare
 from defiance.studies.worth.settings import check
 
@@ -75,7 +75,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         scene.save(made_up_city("mine", 0), out)
         return scene.load(out)
 
-    def run(config: worth.Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progress) -> Sheet:
+    def run(
+        config: worth.Config, *, seeds: tuple[int, ...], parts: Parts, progress: Progress, workers: Workers
+    ) -> Sheet:
         check(config)
         made = prepare(config, parts, progress)
         assert scene.load(made.config.scene).path_gain_db.isfinite().all()
