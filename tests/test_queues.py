@@ -164,3 +164,9 @@ def test_a_queue_without_a_rate_is_refused() -> None:
             link.advance(wrong, 1.0, stream(1, "link"))
     with pytest.raises(DefianceError, match="source is -1"):
         link.offer(link.initial(), replace(packet, source=torch.tensor([-1])), 0.0)
+
+
+@pytest.mark.parametrize("wrong", [{"delay_s": -1.0}, {"rate_bps": math.nan}, {"loss_probability": 2.0}])
+def test_impossible_links_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(DefianceError, match="give times, rates and numbers of 0 or more"):
+        QueuedLink("source", **{"delay_s": 0.0, **wrong})

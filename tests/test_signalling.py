@@ -87,10 +87,12 @@ def test_uplink_power_control(loss_db: float, blocks: int, sinr_db: float) -> No
     world = corridor([[-loss_db, -200.0]] * 2, demand_bps=0.0)
     state = served(world)
     bits = torch.tensor([1e9], dtype=torch.float64)
-    rate, full = Air(QUEUED).grant(state, bits, free_share(world, QUEUED), uplink=True)
     efficiency = 0.6 * math.log2(1 + 10 ** (sinr_db / 10))
-    assert full.item() == pytest.approx(20e6 * efficiency, rel=1e-3)
-    assert rate.item() == pytest.approx(full.item() * blocks / 51, rel=1e-6)
+    for slots in (QUEUED.uplink_slots, 1.0):  # power bounds blocks of uplink slots, not of all
+        config = replace(QUEUED, uplink_slots=slots)
+        rate, full = Air(config).grant(state, bits, slots * free_share(world, config), uplink=True)
+        assert full.item() == pytest.approx(20e6 * efficiency, rel=1e-3)
+        assert rate.item() == pytest.approx(full.item() * slots * blocks / 51, rel=1e-6)
 
 
 def test_who_waits_is_served_by_round_robin_and_takes_no_more_than_there_is() -> None:

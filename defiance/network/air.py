@@ -51,6 +51,7 @@ class Air:
             config.uplink_alpha,
             noise_dbm + config.uplink_iot_db,
             RESOURCE_BLOCKS[config.bandwidth_hz],
+            config.uplink_slots,
         )
 
     def grant(self, state: State, bits: Tensor, free: Tensor, *, uplink: bool) -> tuple[Tensor, Tensor]:
@@ -162,9 +163,9 @@ def _taken(serving, sent_bits, full_bps, step_s, share):  # type: ignore[no-unty
 
 @njit(inline="always")
 def _received(signal_mw, mean_mw, radio):  # type: ignore[no-untyped-def]
-    """Share of the carrier that a user's power is enough for, and its SINR at the station on these blocks."""
-    tx_dbm, most_dbm, target_dbm, alpha, disturbance_dbm, blocks = radio[2:]
+    """Share of the carrier's time and band that a user's power is enough for, and the SINR on it."""
+    tx_dbm, most_dbm, target_dbm, alpha, disturbance_dbm, blocks, slots = radio[2:]
     wanted_dbm = target_dbm + alpha * (tx_dbm - 10 * np.log10(max(mean_mw, 1e-30)))
     used = min(max(np.floor(10 ** ((most_dbm - wanted_dbm) / 10)), 1.0), blocks)
     gain_db = 10 * np.log10(max(signal_mw, 1e-30)) - tx_dbm
-    return used / blocks, 10 ** ((min(wanted_dbm, most_dbm) + gain_db - disturbance_dbm) / 10)
+    return slots * used / blocks, 10 ** ((min(wanted_dbm, most_dbm) + gain_db - disturbance_dbm) / 10)

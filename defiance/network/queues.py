@@ -158,6 +158,16 @@ class QueuedLink:
     repeat_s: float = 0.045
     most_repeats: int = 8
 
+    def __post_init__(self) -> None:
+        """Refuses what no link can have.
+
+        Raises:
+            DefianceError: a time, a rate or a number is negative, or a probability above 1.
+        """
+        numbers = self.delay_s, self.header_bits, self.rate_bps, self.repeat_s, self.most_repeats
+        if not (all(number >= 0 for number in numbers) and 0 <= self.loss_probability <= 1):
+            raise DefianceError(f"{self}: give times, rates and numbers of 0 or more, a loss in [0, 1]")
+
     def initial(self) -> QueueState:
         """Return the state in which nothing waits."""
         rate, loss = (torch.tensor(x, dtype=torch.float64) for x in (self.rate_bps, self.loss_probability))

@@ -71,11 +71,12 @@ def _handover_words(view: View) -> str:
         and (own := view.row(metric, cut.candidate, case, cut.regime)) is not None
     }
     more = [label for label, is_more in counted.items() if is_more]
+    name = words.candidate(view.lead, names=words.PROSE)
     text = "A cap is the most handovers per user-minute under which rule and learned function were tuned."
     if more:
-        text += f" Learned handover hands over more often than the rule in: {'; '.join(more)}."
+        text += f" {words.capital(name)} hands over more often than the rule in: {'; '.join(more)}."
     elif counted:
-        text += " In none of these scenarios does learned handover hand over more often than the rule."
+        text += f" In none of these scenarios does {name} hand over more often than the rule."
     if view.choice_is_stated:
         text += " The training regime was chosen on validation seeds."
     else:
