@@ -22,13 +22,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from defiance.codecs.events.digits import data_folder
 from defiance.errors import DefianceError
 from defiance.network import kernel, reference
 from defiance.network.settings import RadioConfig
 from defiance.network.state import initial
 from defiance.network.world import draw_drop_worlds
 from defiance.radio.tr38901 import INH, UMA, UMI, Scenario
+from defiance.recordings import data_folder
 from defiance.scene.drop import render
 from defiance.seeding import stream
 

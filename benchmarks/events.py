@@ -30,7 +30,6 @@ from defiance.codecs.events import (
     Recordings,
     SensorConfig,
     agreement,
-    data_folder,
     digit_images,
     mnist_images,
     read,
@@ -39,6 +38,7 @@ from defiance.codecs.events import (
 )
 from defiance.codecs.events.sensor import SACCADE_KNOT_US, saccade_path
 from defiance.errors import DefianceError
+from defiance.recordings import data_folder
 from defiance.seeding import stream
 
 TARGET_PER_S = 5_000

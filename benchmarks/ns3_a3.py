@@ -25,7 +25,6 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from defiance.codecs.events.digits import data_folder
 from defiance.control.handover import A3
 from defiance.errors import DefianceError
 from defiance.network.reference import path_gain_db
@@ -34,6 +33,7 @@ from defiance.network.simulate import Outcome, simulate
 from defiance.network.state import NONE
 from defiance.network.world import SHARED, World, draw_worlds
 from defiance.radio.tr38901 import CAR_DB, CAR_SIGMA_DB
+from defiance.recordings import data_folder
 from defiance.scene.grid import UrbanGrid, drives, urban_grid
 from defiance.seeding import stream
 

@@ -21,6 +21,7 @@ from defiance.network.settings import RadioConfig
 from defiance.network.simulate import simulate
 from defiance.network.state import initial
 from defiance.network.world import World
+from defiance.recordings import data_folder
 from defiance.seeding import stream
 from defiance.studies.coinference.candidates import designs
 from defiance.studies.coinference.data import CLASSES, binned, duration_us
@@ -60,7 +61,7 @@ def training() -> Program:
 def images(count: int) -> Tensor:
     """MNIST's, uint8 [count, 28, 28], or scikit-learn's digits again and again where there is none."""
     try:
-        return events.mnist_images(events.data_folder() / "mnist", "train")[0][:count]
+        return events.mnist_images(data_folder() / "mnist", "train")[0][:count]
     except DefianceError:
         drawn = events.digit_images("train")[0]
         return drawn.repeat(math.ceil(count / len(drawn)), 1, 1)[:count]

@@ -18,7 +18,7 @@ from benchmarks.calibration import (
     compare,
     measure,
 )
-from defiance.codecs.events import data_folder
+from defiance.recordings import data_folder
 
 TABLES = data_folder() / "tr38901" / "r1_165974.csv"
 ROWS = [Comparison(**row) for row in json.loads(RESULT.read_text(encoding="utf-8"))["rows"]]

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from defiance.codecs.codec import Samples
-from defiance.codecs.events import data_folder, read
+from defiance.codecs.events import read
 from defiance.codecs.live import destination, source
 from defiance.errors import DefianceError
 from defiance.hardware import BLE, LOIHI, RADIOS
 from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.radio.channels import BinarySymmetric
+from defiance.recordings import data_folder
 from defiance.report import summary_rows, write_report
 from defiance.seeding import stream
 from defiance.studies import Silent, coinference, pool

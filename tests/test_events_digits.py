@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from defiance.codecs.events import data_folder, digit_images, digits, mnist_images
+from defiance.codecs.events import digit_images, digits, mnist_images
 from defiance.errors import DefianceError
+from defiance.recordings import data_folder
 from defiance.seeding import stream
 
 REAL = data_folder() / "mnist"

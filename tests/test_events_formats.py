@@ -11,8 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from defiance.codecs.events import Recordings, data_folder, formats, frames, read
+from defiance.codecs.events import Recordings, formats, frames, read
 from defiance.errors import DefianceError
+from defiance.recordings import data_folder
 
 FOLDER = data_folder() / "nmnist"
 FUZZ = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

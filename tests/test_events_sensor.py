@@ -12,7 +12,6 @@ from defiance.codecs.events import (
     Recordings,
     SensorConfig,
     agreement,
-    data_folder,
     digit_images,
     frames,
     kernel,
@@ -24,6 +23,7 @@ from defiance.codecs.events import (
 )
 from defiance.codecs.events.sensor import STEP_US, _optics
 from defiance.errors import DefianceError
+from defiance.recordings import data_folder
 from defiance.seeding import stream
 
 QUIET = SensorConfig(width=12, height=10, mismatch=0.0, noise_hz=0.0, refractory_us=0.0)

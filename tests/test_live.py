@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from defiance.codecs.events import cut, data_folder, frames, read
+from defiance.codecs.events import cut, frames, read
 from defiance.codecs.live import LiveFrames, live
 from defiance.errors import DefianceError
+from defiance.recordings import data_folder
 from tests.test_events_formats import Event, nmnist
 
 STEPS, DURATION_US, PIXELS = 15, 315_000, 34

@@ -16,7 +16,6 @@ from torch import Tensor
 from defiance.codecs.codec import NOISELESS_DB, Training, evaluate, train
 from defiance.codecs.conventional import Shape
 from defiance.codecs.entropy import LEVEL_BITS, Level, MapCoder, MapCoderConfig
-from defiance.codecs.events import data_folder
 from defiance.codecs.events import frames as binned
 from defiance.codecs.events.formats import read
 from defiance.codecs.separate import (
@@ -36,6 +35,7 @@ from defiance.codecs.separate import (
 from defiance.codecs.vq import Vq, VqConfig, vq_loss
 from defiance.errors import DefianceError
 from defiance.radio.channels import Antipodal, Awgn, BinarySymmetric
+from defiance.recordings import data_folder
 from defiance.seeding import stream
 
 DRAWS = stream(11, "separate")

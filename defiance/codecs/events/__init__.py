@@ -1,6 +1,6 @@
 """Event cameras: recordings, their files, a simulated sensor, and digits to look at."""
 
-from defiance.codecs.events.digits import data_folder, digit_images, digits, mnist_images
+from defiance.codecs.events.digits import digit_images, digits, mnist_images
 from defiance.codecs.events.formats import Report, read
 from defiance.codecs.events.recordings import Recordings, cut, frames
 from defiance.codecs.events.sensor import SensorConfig, saccades, simulate, translation
@@ -13,7 +13,6 @@ __all__ = [
     "SensorConfig",
     "agreement",
     "cut",
-    "data_folder",
     "digit_images",
     "digits",
     "frames",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import zlib
 from pathlib import Path
 from typing import Literal
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-import defiance
 from defiance.codecs.events.recordings import Recordings
 from defiance.codecs.events.sensor import SensorConfig, saccades, simulate
 from defiance.errors import DefianceError
@@ -28,12 +26,6 @@ MNIST_FILES = {"train": "train", "test": "t10k"}
 MNIST_PIXELS = 28
 MNIST_IMAGES = 1_000_000
 """Images in a file at most."""
-
-
-def data_folder() -> Path:
-    """Return where real recordings lie: `DEFIANCE_DATA`, else `../shared/data` beside the repository."""
-    beside = Path(defiance.__file__).resolve().parents[2] / "shared" / "data"
-    return Path(os.environ.get("DEFIANCE_DATA", beside))
 
 
 def digit_images(split: Split) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,6 @@ from defiance.codecs.codec import Samples
 from defiance.codecs.events import (
     Recordings,
     SensorConfig,
-    data_folder,
     digits,
     frames,
     mnist_images,
@@ -29,6 +28,7 @@ from defiance.codecs.events import (
 )
 from defiance.codecs.events.formats import read
 from defiance.errors import DefianceError
+from defiance.recordings import data_folder
 from defiance.seeding import Stream, stream
 from defiance.studies.coinference.settings import STEPS, Config, Model
 
