@@ -1,0 +1,67 @@
+"""What one node, or many side by side, do between two exchanges: some optimiser steps on their own data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from defiance.learn.training import Parameters
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Local:
+    """How a node learns on its own. Its optimiser begins anew in every job: nothing but weights is kept.
+
+    Attributes:
+        steps: of the optimiser in a job.
+        batch: samples of a step.
+        learning_rate: constant.
+        optimiser: plain gradient descent, or Adam.
+        proximal: FedProx's mu: the loss has mu/2 |w - w_0|^2 added, w_0 being where the job began (Li et al.,
+            MLSys 2020).
+    """
+
+    steps: int
+    batch: int = 32
+    learning_rate: float = 2e-3
+    optimiser: Literal["sgd", "adam"] = "adam"
+    proximal: float = 0.0
+
+
+def descend(
+    start: Parameters, loss: Callable[[Parameters, Batch], Tensor], batches: Iterable[Batch], local: Local
+) -> Parameters:
+    """Take a step on each batch, for n nodes at once.
+
+    Args:
+        start: weights, `[n, ...]` each.
+        loss: of every node, `[n]`.
+        batches: of all nodes.
+        local: how.
+
+    Returns:
+        The weights after the last batch.
+    """
+    weights = {name: weight.detach().clone().requires_grad_() for name, weight in start.items()}
+    moving = list(weights.values())
+    origin = [weight.detach().clone() for weight in moving] if local.proximal else []
+    if local.optimiser == "adam":
+        optimiser: torch.optim.Optimizer = torch.optim.Adam(moving, lr=local.learning_rate, foreach=True)
+    else:
+        optimiser = torch.optim.SGD(moving, lr=local.learning_rate, foreach=True)
+    for batch in batches:
+        optimiser.zero_grad(set_to_none=True)
+        loss(weights, batch).sum().backward()
+        if local.proximal:
+            with torch.no_grad():
+                for weight, first in zip(moving, origin, strict=True):
+                    assert weight.grad is not None
+                    weight.grad.add_(weight - first, alpha=local.proximal)
+        optimiser.step()
+    return {name: weight.detach() for name, weight in weights.items()}
