@@ -70,13 +70,10 @@ def worth_table(sheet: Sheet) -> str:
     ]
     for rule in sheet.select(candidate="a3", metric="outage_share", node="network"):
         where = rule.scenario
-        chosen = [r for r in sheet.select(metric="chosen", scenario=where) if r.mean > 0]
-        if not chosen or index.get(("genie", "none", where, "outage_share")) is None:
+        leads = [r for r in sheet.select(metric="leads", scenario=where) if r.mean > 0]
+        if not leads or index.get(("genie", "none", where, "outage_share")) is None:
             continue
-        kind = min(
-            ((r.candidate, r.regime) for r in chosen),
-            key=lambda k: index[*k, where, "validation_outage_share"].mean,
-        )
+        kind = leads[0].candidate, leads[0].regime
         cut = index[*kind, where, "outage_cut"]
         ends = f"[{100 * cut.ci_low:.0f}, {100 * cut.ci_high:.0f}]"
         cells = [

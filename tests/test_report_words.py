@@ -51,6 +51,16 @@ def test_stated_choice_of_regime_wins(sheet):
     assert View(replace(sheet, rows=(*sheet.rows, choice))).cut(case, "learned-device").regime == "federated"
 
 
+def test_headlines_speak_of_what_the_verdict_speaks_of(sheet):
+    case = words.scenario("munich/30kmh/load50/cap8/raw")
+    assert [row.candidate for _, row in View(sheet).led([case])] == [View(sheet).lead]
+    (other,) = set(View(sheet).learned) - {View(sheet).lead}
+    regime = View(sheet).cut(case, other).regime
+    leads = made_row(other, regime, case.name, "network", "leads", 1.0, 0, unit="1")
+    ((_, cut),) = View(replace(sheet, rows=(*sheet.rows, leads))).led([case])
+    assert (cut.candidate, cut.regime) == (other, regime)
+
+
 def test_comparison_interval_is_that_of_independent_means():
     a, b = (
         made_row("c", "r", "s", "n", "throughput", 10.0, 3.0),

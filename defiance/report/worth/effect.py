@@ -39,20 +39,20 @@ def network(view: View) -> Section | None:
     )
     qout = view.setting("qout_db")
     plots = [
-        _distribution_plot(view, "sinr_cdf", "SINR", log_x=False, mark=qout),
-        _distribution_plot(view, "throughput_cdf", "throughput", log_x=True, mark=None),
+        _distribution_plot(view, "sinr_cdf", "SINR", mark=qout),
+        _distribution_plot(view, "throughput_cdf", "throughput", mark=None),
     ]
     return section("network", "What it does to the network", [], [table if rows else None, *plots])
 
 
-def _distribution_plot(view: View, name: str, what: str, *, log_x: bool, mark: float | None) -> Plot | None:
+def _distribution_plot(view: View, name: str, what: str, *, mark: float | None) -> Plot | None:
     groups = {words.scenario(scenario): curves for scenario, curves in view.curves(name).items()}
     groups = {case: curves for case, curves in groups.items() if case.city == view.home}
     several = len({case.place for case in groups}) > 1
     panels = tuple(
         Panel(
             case.label if several else case.case,
-            pictures.distributions(drawing.by_candidate(curves), log_x=log_x, mark=mark),
+            pictures.distributions(drawing.by_candidate(curves), mark=mark),
         )
         for case, curves in groups.items()
     )

@@ -25,7 +25,7 @@ def headlines(view: View) -> tuple[Headline, ...]:
 
 
 def _cut(view: View) -> Headline | None:
-    cuts = view.cuts(view.main, view.lead)
+    cuts = view.led(view.main)
     if not cuts:
         return None
     signs = by_sign(cuts)
@@ -42,7 +42,7 @@ def _cut(view: View) -> Headline | None:
         counts = ", ".join(f"{name} in {len(signs[sign])}" for sign, name in names if signs[sign])
         parts = [f"of {len(cuts)} scenarios {counts}", f"{'smallest' if gained else 'largest'} {parts[0]}"]
     for place, cases in list(view.home_places.items())[1:]:
-        if pairs := view.cuts(cases, view.lead):
+        if pairs := view.led(cases):
             parts.append(f"{place}: less outage in {len(by_sign(pairs)['better'])} of {len(pairs)}")
     detail = words.capital("; ".join(parts)) + "."
     return Headline("Outage avoided against the tuned A3 rule", value, detail, least.provenance)
@@ -87,7 +87,7 @@ def _cost(view: View, metric: str, label: str) -> Headline | None:
 def _break_even(view: View) -> Headline | None:
     found = [
         (case, row)
-        for case, cut in view.cuts(view.main, view.lead)
+        for case, cut in view.led(view.main)
         if (row := view.row("break_even_time", cut.candidate, case, cut.regime)) is not None
         and not math.isnan(row.mean)
     ]

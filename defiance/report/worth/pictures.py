@@ -64,17 +64,15 @@ def fronts(lines: Sequence[drawing.Series], caps: Sequence[float]) -> drawing.Dr
     return draw
 
 
-def distributions(lines: Sequence[drawing.Series], *, log_x: bool, mark: float | None) -> drawing.Draw:
+def distributions(lines: Sequence[drawing.Series], *, mark: float | None) -> drawing.Draw:
     """Cumulative distributions on a logarithmic share axis, which shows the tail where links fail."""
 
     def draw(axes: Axes) -> None:
         axes.set_yscale("log")
-        if log_x:
-            axes.set_xscale("log")
         size = 0.0
         for line in lines:
             x, y = drawing.points(line.curve)
-            kept = (y >= 1e-3) & (x > (0 if log_x else -math.inf))
+            kept = y >= 1e-3
             x, y = x[kept], y[kept]
             size = max([size, *np.abs(x)])
             drawing.draw_line(axes, line.style, x, y, label=line.label)
@@ -82,7 +80,7 @@ def distributions(lines: Sequence[drawing.Series], *, log_x: bool, mark: float |
         axes.set_yticks([1e-3, 1e-2, 1e-1, 1.0], ["0.1 %", "1 %", "10 %", "100 %"])
         axes.yaxis.set_minor_locator(NullLocator())
         first = lines[0].curve
-        drawing.label_axis(axes.xaxis, first.x_metric, first.x_unit, size, log=log_x)
+        drawing.label_axis(axes.xaxis, first.x_metric, first.x_unit, size)
         axes.set_ylabel("share below")
         axes.grid(axis="both")
         if mark is not None:

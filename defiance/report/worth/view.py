@@ -120,9 +120,23 @@ class View:
         """The cuts of a candidate in several scenarios, where the sheet has them."""
         return [(case, row) for case in cases if (row := self.cut(case, candidate)) is not None]
 
+    def led(self, cases: Sequence[Scenario]) -> list[tuple[Scenario, Row]]:
+        """The cuts in several scenarios of what validation chose there, as the verdict; else of `lead`."""
+        stated = {
+            (r.scenario, r.candidate, r.regime) for r in self.sheet.rows if r.metric == "leads" and r.mean
+        }
+        cuts = [
+            (case, row)
+            for case in cases
+            for name in self.learned
+            for row in self.rows("outage_cut", name, scenario=case.name)
+            if (row.scenario, row.candidate, row.regime) in stated
+        ]
+        return cuts or self.cuts(cases, self.lead)
+
     @cached_property
     def lead(self) -> str:
-        """The learned candidate that stands for learning: least outage on validation seeds.
+        """The learned candidate that stands for learning in pictures: least outage on validation seeds.
 
         Where the sheet has no such rows, it is the one with the largest mean cut over the main scenarios.
         """
@@ -140,7 +154,7 @@ class View:
     @cached_property
     def reference(self) -> tuple[Scenario, Row] | None:
         """The scenario that single numbers are taken from, with its cut: the smallest resolved gain."""
-        cuts = self.cuts(self.main, self.lead)
+        cuts = self.led(self.main)
         gained = [pair for pair in cuts if pair[1].ci_low > 0]
         return min(gained, key=lambda pair: pair[1].mean) if gained else next(iter(cuts), None)
 

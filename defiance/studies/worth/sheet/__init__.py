@@ -199,15 +199,14 @@ def _contention(results: Results, found: tuple[Row, ...]) -> list[str]:
     for candidate, regime in results.contention:
         cost = rows[candidate, "contention_outage", "queued"]
         text = (
-            f"{WHO[candidate]} {100 * cost.mean:+.2f} points [{100 * cost.ci_low:+.2f}, "
-            f"{100 * cost.ci_high:+.2f}] of time in outage"
+            f"{WHO[candidate]} {100 * cost.mean:+.2f} [{100 * cost.ci_low:+.2f}, {100 * cost.ci_high:+.2f}]"
         )
         models = rows.get((candidate, "contention_outage", "queued-models"))
         if models is not None and regime != "none":
             text += f" ({100 * models.mean:+.2f} beside its model traffic)"
         texts.append(text)
     links = "Control messages that wait, for each other and for the air, instead of ideal links"
-    return [f"{links} cost {', '.join(texts)}."]
+    return [f"{links} cost, in points of time in outage, {', '.join(texts)}."]
 
 
 def _bill(times: list[Row]) -> str:

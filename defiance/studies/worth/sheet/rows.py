@@ -149,6 +149,7 @@ def _learned_rows(
     yield row("network", "validation_outage_share", mean_interval(validation), len(models), "measured")
     chosen = kind == results.chosen(scenario, cap, placement)
     yield row("network", "chosen", _constant(float(chosen)), 1, "measured")
+    yield row("network", "leads", _constant(float(kind == results.chosen(scenario, cap))), 1, "measured")
     settings = len(results.judged[models[0], scenario]["sweep"][0])
     decisions = settings * config.validation_worlds * config.validation_users * config.validation_s
     tuning = own.decision * decisions / (PERIOD_STEPS[placement] * config.radio.step_s)
