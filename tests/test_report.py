@@ -14,7 +14,7 @@ from worth_page import Page, made_row, small, worth_sheet
 
 from defiance.errors import DefianceError
 from defiance.kpm import METRICS, Curve, Sheet
-from defiance.report import comparison, write_report
+from defiance.report import comparison, summary_rows, write_report
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_break_even_of_never_only(sheet, tmp_path):
         for curve in sheet.curves
         if curve.name == "break_even"
     ]
-    page = Page(write_report([small(curves=never)], tmp_path).read_text())
+    page = Page(write_report([replace(small(curves=never), study="worth")], tmp_path).read_text())
     assert "never" in page.text
 
 
@@ -234,3 +234,25 @@ def test_unwritable_folder_is_one_clear_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DefianceError, match="file"):
         write_report([small()], tmp_path / "file")
+
+
+def test_a_study_without_a_story_of_its_own_shows_what_it_reached_and_spent(tmp_path):
+    rows = [
+        made_row("type-i", "none", "munich", "network", "performance", 0.6),
+        made_row("codec", "central", "munich", "network", "performance", 0.8),
+        made_row("codec", "central", "munich", "training", "training_operations", 2e12),
+        made_row("codec", "central", "munich", "training", "energy", 3.0),
+        made_row("codec", "central", "munich", "device", "energy", 0.5),
+    ]
+    curve = Curve("sgcs", "codec", "central", "munich", "bits", "bit", "sgcs", "1", (32.0, 64.0), (0.7, 0.8))
+    sheet = small(rows, [curve], study="csi")
+    page = Page(write_report([sheet], tmp_path).read_text())
+    assert "Is learned channel feedback worth its cost?" in page.text
+    assert [
+        text for text in ("In pictures", "What it achieves", "What it costs") if text not in page.text
+    ] == []
+    assert "OpenStreetMap" in page.text
+    assert dict((label, value) for label, value, _ in summary_rows(sheet))["Performance"] == "0.800"
+    energy = (tmp_path / "tables" / "costs-munich.csv").read_text()
+    assert "energy, devices: mean" in energy
+    assert "energy, training: mean" in energy

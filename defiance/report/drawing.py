@@ -266,7 +266,7 @@ def label_axis(axis: Axis, metric: str, unit: str, size: float, *, log: bool = F
     Unit 1 means a share in per cent for a known metric, and nothing for others (a loss, a count).
     """
     unit = "" if unit == "1" and metric not in METRICS else unit
-    name = words.metric(metric)
+    name = clean(words.metric(metric))
     if log:
         low, high = axis.get_view_interval()
         decades = math.log10(high / low)

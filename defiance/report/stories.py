@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import defiance.report.coinference as coinference
+import defiance.report.plain as plain
 import defiance.report.replay as replay
 import defiance.report.worth as worth
 from defiance.kpm import Sheet
@@ -33,6 +34,6 @@ class Story(Protocol):
 
 
 def story(sheet: Sheet) -> Story:
-    """The story of a sheet's study; that of `worth` for studies that none is written for."""
-    stories: dict[str, Story] = {"coinference": coinference, "replay": replay}
-    return stories.get(sheet.study, worth)
+    """The story of a sheet's study; the plain one for studies that none is written for."""
+    stories: dict[str, Story] = {"coinference": coinference, "replay": replay, "worth": worth}
+    return stories.get(sheet.study, plain)

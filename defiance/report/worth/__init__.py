@@ -1,7 +1,4 @@
-"""What a page tells of handover: gain, cost, training, the network, pay-back, places never trained in.
-
-It is also the story of studies that no other one knows: a section whose rows are absent is left out.
-"""
+"""What a page tells of handover: gain, cost, training, the network, pay-back, places never trained in."""
 
 from __future__ import annotations
 
@@ -38,9 +35,7 @@ FOLDS: tuple[Callable[[View], Section | None], ...] = (
 def question(sheet: Sheet) -> str:
     """The question that the study answers."""
     home = View(sheet).home
-    if sheet.study == "worth" and home:
-        return f"Is learned handover worth its cost in {words.city(home)}?"
-    return f"Study: {words.metric(sheet.study)}"
+    return f"Is learned handover worth its cost{f' in {words.city(home)}' if home else ''}?"
 
 
 def headlines(sheet: Sheet) -> tuple[Headline, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from defiance.kpm import METRICS, Row
 from defiance.report import words
 from defiance.report.page import Headline
 from defiance.report.worth.view import GENIE, RULE, View, by_sign
@@ -20,8 +19,7 @@ def headlines(view: View) -> tuple[Headline, ...]:
         _break_even(view),
         _cost(view, "inference_latency", "Latency of a decision"),
     )
-    known = tuple(headline for headline in found if headline is not None)
-    return known if known else _of_any_study(view)
+    return tuple(headline for headline in found if headline is not None)
 
 
 def _cut(view: View) -> Headline | None:
@@ -106,21 +104,3 @@ def _break_even(view: View) -> Headline | None:
         share = f"Never in {never} of {len(found)} scenarios" if never else f"In all {len(found)} scenarios"
         detail = f"{share}; longest {detail}"
     return Headline(label, value, detail, longest.provenance)
-
-
-def _of_any_study(view: View) -> tuple[Headline, ...]:
-    """For studies without an outage cut: the first metrics of the first candidate that is not the rule."""
-    name = next(iter(view.learned), next(iter(view.candidates), ""))
-    rows: dict[str, Row] = {}
-    for row in view.sheet.rows:
-        if row.candidate == name:
-            rows.setdefault(row.metric, row)
-    order = {metric: place for place, metric in enumerate(METRICS)}
-    chosen = sorted(rows.values(), key=lambda row: order.get(row.metric, len(order)))[:6]
-    made = []
-    for row in chosen:
-        value, interval = words.interval(row.mean, row.ci_low, row.ci_high, row.unit)
-        parts = [interval, words.candidate(row.candidate, row.regime), words.scenario(row.scenario).label]
-        detail = "; ".join(filter(None, parts))
-        made.append(Headline(words.capital(words.metric(row.metric)), value, detail, row.provenance))
-    return tuple(made)
