@@ -47,6 +47,6 @@ def sionna_rt() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of third parties, while they are imported
         try:
-            return tracing._sionna_rt()
+            return tracing.sionna_rt()
         except DefianceError as error:
             pytest.skip(str(error))

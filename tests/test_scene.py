@@ -14,7 +14,7 @@ from scenes import small_scene
 from scipy.interpolate import RegularGridInterpolator
 
 from defiance.errors import DefianceError
-from defiance.scene import city, gain_db, load, median_filtered, names, save, xn_table
+from defiance.scene import gain_db, load, median_filtered, names, npz, save, xn_table
 from defiance.scene.streets import largest_part
 
 GAINS = arrays.arrays(np.float32, (3, 6, 8), elements=st.floats(-200, 20, width=32))
@@ -91,7 +91,7 @@ def test_pickled_objects_are_never_loaded(tmp_path, scene_bytes):
 
 def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path, scene_bytes, monkeypatch):
     (tmp_path / "x.npz").write_bytes(scene_bytes)
-    monkeypatch.setattr(city, "MAX_FILE_BYTES", 500)
+    monkeypatch.setattr(npz, "MAX_FILE_BYTES", 500)
     with pytest.raises(DefianceError, match="unpacks to more"):
         load(tmp_path / "x.npz")
 
@@ -216,7 +216,7 @@ class TestShippedCity:
         assert (smooth.path_gain_db - scene.path_gain_db)[heard].abs().median() < 2
 
     def test_is_a_small_file(self, name):
-        assert (Path(city.__file__).parent / "data" / f"{name}.npz").stat().st_size < 4e6
+        assert (Path(npz.__file__).parent / "data" / f"{name}.npz").stat().st_size < 4e6
 
 
 def test_a_scene_checks_itself():

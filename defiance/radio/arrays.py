@@ -56,6 +56,19 @@ class Paths:
         """Of every path between isotropic elements, both polarisations together, `[..., P]`."""
         return self.gain.abs().square().sum((-2, -1)) / 2
 
+    def taken(self, order: Tensor) -> Paths:
+        """The paths of these numbers, in this order, int64 `[..., P']`."""
+        return Paths(
+            **{
+                f.name: torch.take_along_dim(
+                    getattr(self, f.name),
+                    order.reshape(*order.shape, *(1,) * (getattr(self, f.name).ndim - order.ndim)),
+                    order.ndim - 1,
+                )
+                for f in fields(self)
+            }
+        )
+
     def flattened(self) -> Paths:
         """The same links in one dimension, `[L, P]`."""
         paths = self.delay_s.shape[-1]

@@ -1,26 +1,23 @@
 """A city as the network sees it: the path gain of every sector on a street-level grid."""
 
 import io
-import zipfile
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.ndimage import median_filter
 from torch import Tensor
 
 from defiance.errors import DefianceError
 from defiance.parts import write_atomically
+from defiance.scene import npz
 
 FLOOR_DB = -200.0  # the path gain of a place that no traced ray reaches
 FORMAT = "defiance.scene/1"
 GAIN_STEP_DB = 0.01  # files hold int16 hundredths of a dB
-MAX_FILE_BYTES = 2**30  # unpacked; a scene of 57 cells and 2 km at 4 m is 30 MB
 
 
 @dataclass(frozen=True)
@@ -108,7 +105,7 @@ def load(name_or_path: str | Path) -> Scene:
     text = str(name_or_path)
     if text in names():
         with resources.as_file(resources.files("defiance.scene").joinpath("data", f"{text}.npz")) as shipped:
-            return _read(shipped)
+            return npz.read(shipped, "scene", _scene)
     path = Path(name_or_path)
     if not path.is_file():
         close = get_close_matches(text, names(), 1)
@@ -116,7 +113,7 @@ def load(name_or_path: str | Path) -> Scene:
             f"did you mean {close[0]}?" if close else f"known are {', '.join(names())}, or give an .npz file"
         )
         raise DefianceError(f"scene {text}: no such city or file; {hint}")
-    return _read(path)
+    return npz.read(path, "scene", _scene)
 
 
 def save(scene: Scene, path: Path) -> None:
@@ -189,55 +186,28 @@ def gain_db(scene: Scene, position_m: Tensor) -> Tensor:
     return (lower * (1 - up_share) + upper * up_share).movedim(0, -1)
 
 
-def _read(path: Path) -> Scene:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > MAX_FILE_BYTES:
-                raise DefianceError(f"it unpacks to more than {MAX_FILE_BYTES >> 20} MiB")
-        with np.load(path, allow_pickle=False) as arrays:
-            return _scene(arrays)
-    except DefianceError as error:
-        raise DefianceError(f"{path}: not a valid scene: {error}") from error
-    # zipfile, zlib and NumPy's header parser raise a dozen kinds of errors on a damaged file.
-    except Exception as error:
-        raise DefianceError(f"{path}: not a readable scene file ({type(error).__name__}: {error})") from error
-
-
-def _scene(arrays: Any) -> Scene:
+def _scene(arrays: npz.Arrays) -> Scene:
     """Build a scene from the arrays of a file, whatever they are."""
-    if "format" not in arrays or _text(arrays, "format") != FORMAT:
+    if "format" not in arrays or npz.text(arrays, "format") != FORMAT:
         raise DefianceError(f"its format isn't {FORMAT!r}")
-    steps = _array(arrays, "path_gain_cdb", "i")
-    origin_m = _array(arrays, "origin_m", "f")
+    steps = npz.array(arrays, "path_gain_cdb", "i")
+    origin_m = npz.array(arrays, "origin_m", "f")
     if origin_m.shape != (2,):
         raise DefianceError(f"origin_m has shape {list(origin_m.shape)}, not [2]")
     gain_db = np.maximum(steps.astype(np.float32) * np.float32(GAIN_STEP_DB), np.float32(FLOOR_DB))
     return Scene(
-        name=_text(arrays, "name"),
+        name=npz.text(arrays, "name"),
         origin_m=(float(origin_m[0]), float(origin_m[1])),
-        resolution_m=float(_array(arrays, "resolution_m", "f")),
+        resolution_m=float(npz.array(arrays, "resolution_m", "f")),
         path_gain_db=torch.from_numpy(gain_db),
-        outdoor=torch.from_numpy(_array(arrays, "outdoor", "b")),
-        site_position_m=torch.from_numpy(_array(arrays, "site_position_m", "f").astype(np.float32)),
-        cell_site=torch.from_numpy(_array(arrays, "cell_site", "i").astype(np.int64)),
-        azimuth_deg=torch.from_numpy(_array(arrays, "azimuth_deg", "f").astype(np.float32)),
-        tilt_deg=torch.from_numpy(_array(arrays, "tilt_deg", "f").astype(np.float32)),
-        carrier_hz=float(_array(arrays, "carrier_hz", "f")),
-        attribution=_text(arrays, "attribution"),
+        outdoor=torch.from_numpy(npz.array(arrays, "outdoor", "b")),
+        site_position_m=torch.from_numpy(npz.array(arrays, "site_position_m", "f").astype(np.float32)),
+        cell_site=torch.from_numpy(npz.array(arrays, "cell_site", "i").astype(np.int64)),
+        azimuth_deg=torch.from_numpy(npz.array(arrays, "azimuth_deg", "f").astype(np.float32)),
+        tilt_deg=torch.from_numpy(npz.array(arrays, "tilt_deg", "f").astype(np.float32)),
+        carrier_hz=float(npz.array(arrays, "carrier_hz", "f")),
+        attribution=npz.text(arrays, "attribution"),
     )
-
-
-def _array(arrays: Any, key: str, kind: str) -> NDArray[Any]:
-    if key not in arrays:
-        raise DefianceError(f"{key} is missing")
-    array: NDArray[Any] = arrays[key]
-    if array.dtype.kind != kind:
-        raise DefianceError(f"{key} is {array.dtype}, which is the wrong kind of number")
-    return array
-
-
-def _text(arrays: Any, key: str) -> str:
-    return str(_array(arrays, key, "U"))
 
 
 def _shape(tensor: Tensor) -> list[int]:

@@ -86,14 +86,20 @@ def trace(
         DefianceError: Sionna RT or LLVM is missing, the scene is unknown, the site plan is faulty, a site
             stands off the map or inside a building, a number makes no sense, or `out` can't be written.
     """
-    _check_numbers(resolution_m, samples_per_tx, max_depth, extent_m, seed)
-    _check_writable(out)
+    check_numbers(
+        ("resolution_m", resolution_m, 0.5, 100.0),
+        ("samples_per_tx", samples_per_tx, 1, 10**9),
+        ("max_depth", max_depth, 0, 50),
+        ("extent_m", extent_m, 10.0, 20_000.0),
+        ("seed", seed, 0, 2**31),
+    )
+    check_writable(out)
     planned = read_sites(sites) if sites is not None else None
-    rt = _sionna_rt()
+    rt = sionna_rt()
     carrier_hz = CARRIER_HZ
     if planned and planned[0].carrier_mhz is not None:
         carrier_hz = planned[0].carrier_mhz * 1e6
-    city = _load_city(rt, scene_name, carrier_hz)
+    city = load_city(rt, scene_name, carrier_hz)
     terrain = _survey(city, extent_m, resolution_m)
     plan = planned or rooftop_sites(terrain)
     positions_m, cell_site = _antennas(plan, terrain)
@@ -153,7 +159,7 @@ def _llvm_version(path: str) -> int:
     return 0
 
 
-def _sionna_rt() -> Any:
+def sionna_rt() -> Any:
     """Import Sionna RT with a usable LLVM behind it (a CUDA driver does instead)."""
     if "DRJIT_LIBLLVM_PATH" not in os.environ:
         llvm = find_llvm()
@@ -172,7 +178,7 @@ def _sionna_rt() -> Any:
     return rt
 
 
-def _load_city(rt: Any, scene_name: str, carrier_hz: float) -> Any:
+def load_city(rt: Any, scene_name: str, carrier_hz: float) -> Any:
     """Load a Sionna RT scene with carrier and antenna element set."""
     known = sorted(key for key, value in vars(rt.scene).items() if str(value).endswith(".xml"))
     own = Path(scene_name)
@@ -182,9 +188,9 @@ def _load_city(rt: Any, scene_name: str, carrier_hz: float) -> Any:
         )
     try:
         city = rt.load_scene(getattr(rt.scene, scene_name) if scene_name in known else str(own))
-        city.frequency = carrier_hz
-    except Exception as error:  # whatever a Mitsuba file can be wrong in, or a material at that carrier
+    except Exception as error:  # whatever a Mitsuba file can be wrong in
         raise DefianceError(f"{scene_name}: Sionna RT can't load it: {error}") from error
+    set_carrier(city, scene_name, carrier_hz)
     city.tx_array = rt.PlanarArray(
         num_rows=1,
         num_cols=1,
@@ -194,6 +200,20 @@ def _load_city(rt: Any, scene_name: str, carrier_hz: float) -> Any:
         polarization="V",
     )
     return city
+
+
+def set_carrier(city: Any, scene_name: str, carrier_hz: float) -> None:
+    """Set the carrier of a loaded scene, and what it makes of the materials.
+
+    Raises:
+        DefianceError: a material isn't known at that carrier.
+    """
+    try:
+        city.frequency = carrier_hz
+    except Exception as error:  # whatever a material raises
+        raise DefianceError(
+            f"{scene_name}: Sionna RT can't trace it at {carrier_hz:g} Hz: {error}"
+        ) from error
 
 
 def _survey(city: Any, extent_m: float, resolution_m: float) -> Terrain:
@@ -208,17 +228,16 @@ def _survey(city: Any, extent_m: float, resolution_m: float) -> Terrain:
         middle_m = float(round(float(low + high) / 2))
         axes.append(middle_m + (np.arange(points, dtype=np.float64) - (points - 1) / 2) * step_m)
     x_m, y_m = axes
-    ground_m, top_m = _heights(city, x_m, y_m)
+    ground_m, top_m = heights(city, *np.meshgrid(x_m, y_m))
     return Terrain(x_m, y_m, ground_m, top_m)
 
 
-def _heights(
-    city: Any, x_m: NDArray[np.float64], y_m: NDArray[np.float64]
+def heights(
+    city: Any, x: NDArray[np.float64], y: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Heights of the lowest and the highest surface at each place, [rows, cols]; nan without any."""
+    """Heights of the lowest and the highest surface at places (x, y) [...], m; nan without any."""
     import mitsuba as mi
 
-    x, y = np.meshgrid(x_m, y_m)
     z = np.full_like(x, float(city.mi_scene.bbox().max.z) + 10.0)
     top, ground = np.full_like(x, np.nan), np.full_like(x, np.nan)
     hit = np.full(x.shape, True)
@@ -311,7 +330,7 @@ def _draped(city: Any, terrain: Terrain) -> Any:
     step_m = float(terrain.x_m[1] - terrain.x_m[0])
     x_m = np.append(terrain.x_m - step_m / 2, terrain.x_m[-1] + step_m / 2)
     y_m = np.append(terrain.y_m - step_m / 2, terrain.y_m[-1] + step_m / 2)
-    ground_m, _ = _heights(city, x_m, y_m)
+    ground_m, _ = heights(city, *np.meshgrid(x_m, y_m))
     ground_m = np.where(np.isnan(ground_m), np.nanmin(ground_m), ground_m)
     x, y = np.meshgrid(x_m, y_m)
     corner = np.arange(x.size).reshape(x.shape)
@@ -335,7 +354,7 @@ def _built_up(city: Any, terrain: Terrain) -> NDArray[np.bool_]:
     margin = int(SQUARE_M / step_m)
     beyond = np.arange(1, margin + 1) * step_m
     axes = [np.concatenate([at[0] - beyond[::-1], at, at[-1] + beyond]) for at in (terrain.x_m, terrain.y_m)]
-    ground_m, top_m = _heights(city, *axes)
+    ground_m, top_m = heights(city, *np.meshgrid(*axes))
     building = top_m - ground_m >= OPEN_M
     if not building.any():
         return np.full(terrain.ground_m.shape, True)
@@ -381,7 +400,7 @@ def _attribution(scene_name: str, samples_per_tx: int, max_depth: int, seed: int
     )
 
 
-def _check_writable(out: Path) -> None:
+def check_writable(out: Path) -> None:
     """Find out before tracing, not after, whether the result can be kept."""
     if out.is_dir():
         raise DefianceError(f"{out}: is a folder; name a file in it")
@@ -393,15 +412,8 @@ def _check_writable(out: Path) -> None:
         raise DefianceError(f"{out}: can't be written: {error.strerror}; choose another folder") from error
 
 
-def _check_numbers(
-    resolution_m: float, samples_per_tx: int, max_depth: int, extent_m: float, seed: int
-) -> None:
-    for name, value, low, high in (
-        ("resolution_m", resolution_m, 0.5, 100.0),
-        ("samples_per_tx", samples_per_tx, 1, 10**9),
-        ("max_depth", max_depth, 0, 50),
-        ("extent_m", extent_m, 10.0, 20_000.0),
-        ("seed", seed, 0, 2**31),
-    ):
+def check_numbers(*numbers: tuple[str, float, float, float]) -> None:
+    """Refuse a number (its name, itself, the least and the most) that makes no sense."""
+    for name, value, low, high in numbers:
         if not low <= value <= high:
             raise DefianceError(f"{name} is {value:g}, not within {low:g} ... {high:g}")
