@@ -135,6 +135,7 @@ COMPARISONS = (
         wanted=0.8,
     ),
     Comparison("bytes of the step against a copy", "bytes/CPU-s", "traffic", OURS, "copy", wanted=0.5),
+    Comparison("round of 10 tiny clients", "rounds/s", "tiny round", OURS, "Flower's", 3, repetitions=3),
 )
 
 
