@@ -90,6 +90,13 @@ _METRICS = (
     Metric("energy", "J", "Energy spent at the node in the evaluated time.", "lower"),
     Metric("energy_per_bit", "J/bit", "Energy of the network per bit delivered to users.", "lower"),
     Metric("cpu_time", "s", "CPU time of all threads, on the machine that the sheet names.", "lower"),
+    Metric("training_time", "s", "Virtual time from the first model sent to the last exchange.", "lower"),
+    Metric(
+        "performance_gain",
+        "",
+        "Performance less that of what it is compared with, paired by seed; not resolved if 0 is inside.",
+        "higher",
+    ),
     Metric(
         "tuning_operations",
         "op",

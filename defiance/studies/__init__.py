@@ -5,16 +5,13 @@ A study is a module with a docstring whose first line is the question, and with 
 
 import difflib
 import importlib
-import os
-import platform
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from defiance.errors import DefianceError
+from defiance.machine import machine as machine
 
 if TYPE_CHECKING:  # the command line lists studies without importing torch
     from defiance.kpm import Sheet
@@ -111,18 +108,3 @@ def load(name: str) -> Study:
         hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(STUDIES)}"
         raise DefianceError(f"unknown study {name!r}; {hint}")
     return cast(Study, importlib.import_module(STUDIES[name]))
-
-
-def machine() -> dict[str, Any]:
-    """What a sheet says about the machine that it was made on."""
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-    }
