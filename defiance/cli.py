@@ -1,4 +1,4 @@
-"""The command line: `defiance list | run | trace | drives | report | export | demo | codec`.
+"""The command line: `defiance list | run | trace | drives | report | export | demo | codec | fl`.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
@@ -22,6 +22,7 @@ import click
 import typer
 
 from defiance import __version__, config, studies
+from defiance.cli_fl import fl
 from defiance.errors import DefianceError
 from defiance.parts import Parts, write_atomically
 
@@ -40,6 +41,7 @@ LINE_EVERY_S = 10.0
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 codec = typer.Typer(help="Send what an event camera sees as packets, and name it at the other end.")
 app.add_typer(codec, name="codec")
+app.add_typer(fl, name="fl")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -371,12 +373,12 @@ def _seeds(count: int) -> str:
 def _fingerprint(study: str, chosen: Any) -> str:
     """What a run's parts depend on: study, configuration, the files it names, and the code that computes.
 
-    `cli`, `report` and a study's `sheet` are left out: they fold and show finished parts and can't change
-    them. So are `prices`, which change only what is paid.
+    `cli`, `cli_fl`, `report` and a study's `sheet` are left out: they fold and show finished parts and can't
+    change them. So are `prices`, which change only what is paid.
     """
     asked = replace(chosen, prices="") if hasattr(chosen, "prices") else chosen
     digest = hashlib.sha256(f"{study} {config.fingerprint(asked)}".encode())
-    shown = (PACKAGE / "cli.py", PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet"))
+    shown = (*PACKAGE.glob("cli*.py"), PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet"))
     named = [
         Path(key.default) for key in config.describe(asked) if key.default and isinstance(key.default, str)
     ]

@@ -13,6 +13,7 @@ PACKAGE = ROOT / "defiance"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TRACER = ("sionna.rt", "mitsuba", "drjit")
 OPTIONAL = {  # extras, and stable-baselines3, which only tests install: who may import them
+    ("flwr",): PACKAGE / "learn" / "flower",
     ("gymnasium", "pettingzoo", "stable_baselines3"): PACKAGE / "interfaces",
     ("onnx", "onnxruntime"): PACKAGE / "control" / "onnx_exchange.py",
     ("ray",): PACKAGE / "studies" / "cluster.py",
@@ -71,4 +72,4 @@ def test_every_dependency_is_declared_and_pinned() -> None:
 
 
 def name(requirement: str) -> str:
-    return re.split(r"[<>=]", requirement)[0].lower().replace("-", "_")
+    return re.split(r"[<>=[]", requirement)[0].lower().replace("-", "_")

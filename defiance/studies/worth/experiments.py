@@ -347,7 +347,7 @@ def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
         rounds, steps = federated_schedule(settings)
     last = f"{len(start) // 2 - 1}"
     shell = model_for(scene, start)
-    training, validation = _split(experience.rsrp_dbm.shape[1])
+    training, validation = split(experience.rsrp_dbm.shape[1])
     batch = max(8, settings.batch // nodes)
     batches = Batches.of(experience, scene.cell_site, nodes, batch, training)
     held = Batches.of(experience, scene.cell_site, nodes, 4 * batch, validation)
@@ -408,7 +408,7 @@ def finetuning(config: Config) -> Config:
     return replace(config, speeds_kmh=(scenario.speed_kmh,), loads=(scenario.load,), training=training)
 
 
-def _split(users: int) -> tuple[Tensor, Tensor]:
+def split(users: int) -> tuple[Tensor, Tensor]:
     """Nine tenths of the users train, the rest validate."""
     every = min(10, users)
     held = torch.arange(users) % every == every - 1

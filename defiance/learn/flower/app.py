@@ -1,0 +1,187 @@
+"""A training over nodes as a Flower app (extra `flower`): the steps are those of `learn.updates`.
+
+    ServerApp                                        ClientApp, on each SuperNode
+    weights after round r - 1, what to do    ──▶     judge them on held-out data, train on its own
+    check, average, checkpoint, next round   ◀──     weights, samples, validation loss; or why not
+
+A node judges the weights that it is sent, so a round takes one exchange; one more judges the last. Weights
+travel as NumPy arrays, which Flower reads without pickle. Checkpoints are safetensors and replace each other
+atomically: what a killed process loses is the round in progress. What a node keeps between rounds lies in its
+own folder, by training and round, so a round that is done again ends the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord, ConfigRecordValues, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from defiance import config as configuration
+from defiance.errors import DefianceError
+from defiance.learn.flower.messages import Ask, from_record, to_record
+from defiance.learn.flower.server import Settings, coordinate, say
+from defiance.learn.updates import Deployable, Memory, Place, train_round
+from defiance.parts import write_atomically
+
+ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+"""Of Flower's processes: nothing is reported home, nothing is fetched or installed while they run."""
+
+
+# --- the node -------------------------------------------------------------------------------------------
+
+
+def remembered(folder: Path, place: Place, counted: int) -> tuple[Memory, bool]:
+    """What the node remembers of the round `counted`, and whether it should but doesn't.
+
+    Later rounds, whose updates did not count, and earlier ones are forgotten.
+    """
+    path = folder / f"{counted}.safetensors"
+    for other in folder.glob("*.safetensors"):
+        if other != path:
+            other.unlink(missing_ok=True)
+    empty = Memory.empty(place.stream)
+    if counted == 0:
+        return empty, False
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            steps = int(file.metadata()["steps"])
+        return Memory(counted, steps, tensors, tensors.pop("generator")), False
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return empty, True
+
+
+def keep(folder: Path, memory: Memory) -> None:
+    """Writes what `remembered` reads."""
+    tensors = {name: moment.contiguous() for name, moment in memory.moments.items()}
+    payload = save(tensors | {"generator": memory.generator}, {"steps": str(memory.steps)})
+    write_atomically(folder / f"{memory.round}.safetensors", payload)
+
+
+def answer(work: Deployable, place: Place, name: str, content: RecordDict) -> RecordDict:
+    """What a node makes of a message: its judgement, and its update if it is asked for one."""
+    ask = Ask.read(dict(content.config_records["ask"]))
+    if len(ask.counted) != place.nodes or not 0 <= place.node < place.nodes:
+        raise DefianceError(
+            f"the training is over {len(ask.counted)} nodes, but this is number {place.node} of {place.nodes}"
+        )
+    place = replace(place, seed=ask.seed)
+    weights = from_record(content.array_records["weights"])
+    data = work.local(place)
+    with torch.no_grad():
+        validation = float(data.validate(weights))
+    reply = RecordDict()
+    report: dict[str, ConfigRecordValues] = {
+        "name": name,
+        "node": place.node,
+        "version": ask.round - 1,
+        "validation": validation,
+    }
+    if ask.round <= ask.rounds:
+        folder = place.folder / "memory" / ask.run
+        memory, forgot = remembered(folder, place, ask.counted[place.node])
+        update, memory = train_round(weights, memory, data, ask.schedule, ask.round)
+        keep(folder, memory)
+        reply["weights"] = to_record(update)
+        report |= {"samples": data.samples, "forgot": forgot}
+    reply["report"] = ConfigRecord(report)
+    return reply
+
+
+def identity(context: Context, default: Path) -> tuple[Place, str]:
+    """Which node a SuperNode is, from its `--node-config`, and its name."""
+    given = context.node_config
+    try:
+        node, nodes = int(given["partition-id"]), int(given["num-partitions"])
+    except (KeyError, ValueError) as error:
+        raise DefianceError(
+            "start the SuperNode with --node-config 'partition-id=0 num-partitions=3', its own number first"
+        ) from error
+    name = str(given.get("name", f"node-{node}"))
+    folder = Path(str(given.get("folder", default / f"node-{node}-of-{nodes}"))).expanduser()
+    return Place(node, nodes, 0, folder), name
+
+
+# --- the app --------------------------------------------------------------------------------------------
+
+
+def apps(work: Deployable, settings: Settings | None = None) -> tuple[ServerApp, ClientApp]:
+    """The Flower app of a training.
+
+        server, client = apps(WORK)
+
+    Args:
+        work: what is trained.
+        settings: None: Flower's run config holds them.
+    """
+    server, client = ServerApp(), ClientApp()
+    base = Path(settings.folder, "nodes") if settings else Path("~/.cache/defiance/federated")
+
+    @server.main()
+    def main(grid: Grid, context: Context) -> None:
+        try:
+            given = [f"{name}={value}" for name, value in context.run_config.items()]
+            coordinate(grid, work, settings or configuration.build(Settings, overrides=given))
+        except DefianceError as error:
+            if settings is None:  # else whoever called hears of it
+                say(f"error: {error}")
+            raise
+
+    @client.train()
+    def train(message: Message, context: Context) -> Message:
+        name = f"SuperNode {context.node_id}"
+        try:
+            place, name = identity(context, base)
+            content = answer(work, place, name, message.content)
+        except Exception as error:
+            traceback.print_exc()
+            why = f"{type(error).__name__}: {error}"
+            content = RecordDict({"report": ConfigRecord({"name": name, "error": why})})
+        return Message(content, reply_to=message)
+
+    return server, client
+
+
+def simulate(work: Deployable, settings: Settings) -> None:
+    """Runs the app on Flower's simulation engine: all nodes on this machine, as actors of Ray.
+
+    Raises:
+        DefianceError: as `coordinate`; Ray isn't installed.
+    """
+    os.environ.update(ENVIRONMENT)
+    from flwr.simulation import run_simulation
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    places = [
+        Place(
+            n, settings.nodes, settings.seed, Path(settings.folder, "nodes", f"node-{n}-of-{settings.nodes}")
+        )
+        for n in range(settings.nodes)
+    ]
+    if work.prepare is not None:
+        work.prepare(places)
+    server, client = apps(work, settings)
+    run_simulation(
+        server,
+        client,
+        settings.nodes,
+        backend_config={
+            "init_args": {"logging_level": logging.ERROR, "log_to_driver": False},
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+        },
+    )

@@ -1,0 +1,344 @@
+"""The ServerApp of a training over nodes (extra `flower`): rounds, checkpoints, what nodes may send.
+
+Checkpoints are safetensors and replace each other atomically: what a killed process loses is the round in
+progress.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from defiance.errors import DefianceError
+from defiance.learn.aggregation import check_update, refusals
+from defiance.learn.flower.messages import Ask, from_record, to_record
+from defiance.learn.training import Parameters, Schedule
+from defiance.learn.updates import Deployable, Progress, length
+from defiance.parts import write_atomically
+
+SAY = "[defiance] "
+"""Begins the lines of the ServerApp that are for the user, among Flower's own."""
+
+POLL_S = 0.3
+CHECKPOINT, MODEL, REPORT = "checkpoint.safetensors", "model.safetensors", "report.json"
+LARGEST_SAMPLES = 2**40
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the ServerApp is told: Flower's run config."""
+
+    nodes: int = field(default=3, metadata={"min": 1, "max": 1000, "help": "SuperNodes that take part"})
+    rounds: int = field(default=5, metadata={"min": 1, "max": 10000})
+    steps_per_round: int = field(default=50, metadata={"min": 1, "help": "optimiser steps of every node"})
+    learning_rate: float = field(
+        default=1e-3, metadata={"min": 1e-6, "max": 1.0, "help": "of Adam at the start"}
+    )
+    patience: int = field(default=10, metadata={"min": 1, "help": "rounds without gain before it stops"})
+    seed: int = field(default=0, metadata={"min": 0})
+    least: int = field(default=1, metadata={"min": 1, "help": "nodes that make a round"})
+    round_timeout_s: float = field(default=600.0, metadata={"min": 1.0, "unit": "s"})
+    start_timeout_s: float = field(
+        default=60.0, metadata={"min": 0.0, "unit": "s", "help": "wait for all nodes to appear"}
+    )
+    folder: str = field(default="", metadata={"help": "for checkpoint and model, on the ServerApp's machine"})
+    resume: bool = field(default=False, metadata={"help": "go on from the folder's checkpoint"})
+
+    @property
+    def schedule(self) -> Schedule:
+        """How long and how fast."""
+        return Schedule(self.rounds, self.steps_per_round, self.learning_rate, self.patience)
+
+    @property
+    def same(self) -> dict[str, Any]:
+        """What a resumed training must not change."""
+        kept = ("nodes", "rounds", "steps_per_round", "learning_rate", "patience", "seed")
+        return {name: getattr(self, name) for name in kept}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that can be written down and read back.
+
+    Attributes:
+        run: its token.
+        progress: weights.
+        counted: the last round in which each node's update counted, by its number; 0 if none.
+        lengths: of the updates that counted.
+        rounds: what happened: `{"round", "counted", "left_out", "validation"}`.
+    """
+
+    run: str
+    progress: Progress
+    counted: list[int]
+    lengths: list[float]
+    rounds: list[dict[str, Any]]
+
+    def write(self, path: Path, settings: Settings) -> None:
+        """Replaces the checkpoint."""
+        at = self.progress
+        tensors = {f"now/{name}": weight.contiguous() for name, weight in at.parameters.items()}
+        tensors |= {f"best/{name}": weight.contiguous().clone() for name, weight in at.best.items()}
+        state = {
+            "settings": settings.same,
+            "run": self.run,
+            "round": at.round,
+            "best_loss": at.best_loss,
+            "since": at.since,
+            "counted": self.counted,
+            "lengths": self.lengths,
+            "rounds": self.rounds,
+        }
+        write_atomically(path, save(tensors, {"training": json.dumps(state)}))
+
+    @classmethod
+    def read(cls, path: Path, settings: Settings) -> Training:
+        """The checkpoint.
+
+        Raises:
+            DefianceError: there is none, it is damaged, or of a training with other settings.
+        """
+        if not path.is_file():
+            raise DefianceError(f"{path}: no checkpoint to go on from; leave out --resume")
+        try:
+            with safe_open(path, "pt") as file:
+                state = json.loads(file.metadata()["training"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            now, best = (
+                {name.removeprefix(of): w for name, w in tensors.items() if name.startswith(of)}
+                for of in ("now/", "best/")
+            )
+            progress = Progress(state["round"], now, best, state["best_loss"], state["since"])
+            found = cls(state["run"], progress, state["counted"], state["lengths"], state["rounds"])
+            same = state["settings"]
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise DefianceError(f"{path}: damaged ({error}); leave out --resume to begin anew") from error
+        changed = [name for name, value in settings.same.items() if same.get(name) != value]
+        if changed:
+            was = ", ".join(f"{name} {same.get(name)}" for name in changed)
+            raise DefianceError(f"{path} is of another training, with {was}; give these, or no --resume")
+        return found
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A node's reply that may count."""
+
+    name: str
+    node: int
+    validation: float
+    samples: int
+    update: Parameters
+
+
+class Server:
+    """Asks nodes through Flower's grid, and knows them by name."""
+
+    def __init__(self, grid: Grid, settings: Settings) -> None:
+        self.grid, self.settings = grid, settings
+        self.names: dict[int, str] = {}
+
+    def present(self) -> dict[int, str]:
+        """The SuperNodes that are online now: id and name."""
+        for info in self.grid.get_nodes():
+            if info.name:
+                self.names[info.node_id] = info.name
+        return {node: self.names.get(node, f"SuperNode {node}") for node in sorted(self.grid.get_node_ids())}
+
+    def wait(self) -> None:
+        """Until all nodes are online, or as many as make a round after some time.
+
+        Raises:
+            DefianceError: not even these.
+        """
+        wanted, end_s = self.settings.nodes, time.monotonic() + self.settings.start_timeout_s
+        while len(self.present()) < wanted and time.monotonic() < end_s:
+            time.sleep(POLL_S)
+        there = len(self.present())
+        if there < self.settings.least:
+            raise DefianceError(f"{there} of {wanted} SuperNodes are online, too few; start them")
+        if there < wanted:
+            say(f"{there} of {wanted} SuperNodes are online; going on with them")
+
+    def ask(self, training: Training, round_: int) -> tuple[list[Answer], dict[str, str]]:
+        """Answers to the weights, in the nodes' order; who is left out, and why."""
+        weights, settings = training.progress.parameters, self.settings
+        nodes = self.present()
+        ask = Ask(
+            training.run,
+            round_,
+            training.counted,
+            settings.rounds,
+            settings.steps_per_round,
+            settings.learning_rate,
+            settings.seed,
+        )
+        content = RecordDict({"weights": to_record(weights), "ask": ConfigRecord(vars(ask))})
+        messages = [
+            Message(
+                content,
+                dst_node_id=node,
+                message_type="train",
+                ttl=settings.round_timeout_s,
+                group_id=str(round_),
+            )
+            for node in nodes
+        ]
+        left_out: dict[str, str] = {}
+        answers: list[Answer] = []
+        for node, reply in self._exchange(messages):
+            try:
+                found = self._read(node, reply, training, round_)
+                twin = next((a for a in answers if found.node == a.node or found.name == a.name), None)
+                if twin is not None:
+                    raise DefianceError(
+                        f"it says it is {found.name}, number {found.node}, as {twin.name} did"
+                    )
+                answers.append(found)
+            except DefianceError as error:
+                left_out[self.names.get(node, nodes[node])] = str(error)
+        answers.sort(key=lambda each: each.node)
+        if round_ <= settings.rounds:
+            norm = torch.tensor([length(each.update, weights) for each in answers])
+            reasons = refusals([each.name for each in answers], norm, torch.tensor(training.lengths))
+            left_out |= {each.name: why for each, why in zip(answers, reasons, strict=True) if why}
+        left_out = {name: why.removeprefix(f"{name}: ") for name, why in left_out.items()}
+        return [each for each in answers if each.name not in left_out], left_out
+
+    def _exchange(self, messages: list[Message]) -> Iterable[tuple[int, Message | None]]:
+        """Each node with its reply; None: none came in time."""
+        asked = [message.metadata.dst_node_id for message in messages]
+        ids = self.grid.push_messages(messages)
+        waiting = {message: node for message, node in zip(ids, asked, strict=True) if message}
+        end_s = time.monotonic() + self.settings.round_timeout_s
+        yield from ((node, None) for node in asked if node not in waiting.values())
+        while waiting and time.monotonic() < end_s:
+            for reply in self.grid.pull_messages(list(waiting)):
+                yield waiting.pop(reply.metadata.reply_to_message_id), reply
+            time.sleep(POLL_S)
+        yield from ((node, None) for node in waiting.values())
+
+    def _read(self, node: int, reply: Message | None, training: Training, round_: int) -> Answer:
+        """A reply, checked as what a stranger sent.
+
+        Raises:
+            DefianceError: why it doesn't count.
+        """
+        if reply is None:
+            raise DefianceError("no reply in time")
+        if reply.has_error():
+            raise DefianceError(f"it failed: {' '.join(str(reply.error.reason).split())[:500]}")
+        report = dict(reply.content.config_records.get("report", {}))
+        claimed = report.get("name")
+        if node not in self.names and isinstance(claimed, str) and 0 < len(claimed) <= 100:
+            self.names[node] = " ".join(claimed.split())
+        if "error" in report:
+            raise DefianceError(f"it failed: {' '.join(str(report['error']).split())[:500]}")
+        name = self.names.get(node)
+        number, validation = report.get("node"), report.get("validation")
+        if name is None or type(number) is not int or not 0 <= number < self.settings.nodes:
+            raise DefianceError(f"its reply does not say which node it is: {number!r}")
+        if type(validation) is not float or not math.isfinite(validation):
+            raise DefianceError(f"its validation loss is {validation!r}")
+        samples, update = 0, training.progress.parameters
+        if round_ <= self.settings.rounds:
+            given = report.get("samples")
+            if type(given) is not int or not 0 < given < LARGEST_SAMPLES:
+                raise DefianceError(f"its number of samples is {given!r}")
+            samples = given
+            sent = reply.content.array_records.get("weights", ArrayRecord())
+            update = from_record(sent)
+            version: Any = report.get("version")
+            check_update(name, update, training.progress.parameters, version, range(round_ - 1, round_))
+            if report.get("forgot"):
+                say(f"{name} lost what it remembers and begins anew")
+        return Answer(name, number, validation, samples, update)
+
+
+def coordinate(grid: Grid, work: Deployable, settings: Settings) -> Training:
+    """The ServerApp: all rounds, from the start or from the checkpoint.
+
+    Raises:
+        DefianceError: nothing to go on from, or fewer nodes than make a round; the rounds before are kept.
+    """
+    folder = Path(settings.folder).expanduser()
+    checkpoint = folder / CHECKPOINT
+    if settings.resume:
+        training = Training.read(checkpoint, settings)
+        say(f"going on after round {training.progress.round} of {settings.rounds}")
+    else:
+        initial = Progress.begin(work.initial(settings.seed, folder))
+        training = Training(secrets.token_hex(8), initial, [0] * settings.nodes, [], [])
+        training.write(checkpoint, settings)
+    server = Server(grid, settings)
+    server.wait()
+    for round_ in range(training.progress.round + 1, settings.rounds + 2):
+        if training.progress.since >= settings.patience:
+            break
+        training = one_round(server, training, round_)
+        training.write(checkpoint, settings)
+    model = {name: weight.contiguous() for name, weight in training.progress.best.items()}
+    write_atomically(folder / MODEL, save(model))
+    report = {"settings": settings.same, "best_loss": training.progress.best_loss, "rounds": training.rounds}
+    write_atomically(folder / REPORT, json.dumps(report, indent=1) + "\n")
+    say(f"done: least mean validation loss {training.progress.best_loss:.6g}")
+    return training
+
+
+def one_round(server: Server, training: Training, round_: int) -> Training:
+    """Sends, receives, judges, averages; the last has nothing to average.
+
+    Raises:
+        DefianceError: too few nodes' replies count.
+    """
+    settings, begun_s = server.settings, time.monotonic()
+    answers, left_out = server.ask(training, round_)
+    what = f"round {round_} of {settings.rounds}" if round_ <= settings.rounds else "last judgement"
+    for name, why in left_out.items():
+        say(f"{what}: {name} is left out: {why}")
+    if len(answers) < settings.least:
+        raise DefianceError(
+            f"{what}: {len(answers)} nodes' replies count, {settings.least} make a round; the rounds before "
+            "are kept, go on with --resume"
+        )
+    before = training.progress
+    progress = before.judged([each.validation for each in answers])
+    entry = {
+        "round": round_,
+        "counted": {each.name: each.samples for each in answers},
+        "left_out": left_out,
+        "validation": {each.name: each.validation for each in answers},
+    }
+    found = replace(training, progress=progress, rounds=[*training.rounds, entry])
+    mean = sum(each.validation for each in answers) / len(answers)
+    took_s = time.monotonic() - begun_s
+    told = f"{what}: {len(answers)} of {settings.nodes} nodes, {took_s:.1f} s, validation loss "
+    if round_ > settings.rounds or progress.since >= settings.patience:
+        say(told + f"{mean:.6g}")
+        return found
+    say(told + f"before it {mean:.6g}")
+    there = {each.node for each in answers}
+    lengths = [length(each.update, before.parameters) for each in answers]
+    return replace(
+        found,
+        progress=progress.averaged([each.update for each in answers], [each.samples for each in answers]),
+        counted=[round_ if n in there else last for n, last in enumerate(training.counted)],
+        lengths=[*training.lengths, *lengths][-100:],
+    )
+
+
+def say(text: str) -> None:
+    """A line for the user; Flower carries the ServerApp's standard output to whoever follows the run."""
+    print(SAY + text, flush=True)
