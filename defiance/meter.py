@@ -2,13 +2,14 @@
 
 Operations are counted once per shape, on tensors without memory (``device="meta"``), where fused kernels fall
 apart into what can be counted. A multiply-accumulate is two operations; an addition, a comparison or one of
-exp, log, erf, tanh, sqrt is one; moving, selecting and reshaping numbers is none. What the tables here don't
-know is refused, never counted as nothing.
+exp, log, erf, tanh, sqrt is one; moving, selecting and reshaping numbers is none. Of complex numbers a
+multiply-accumulate is eight real operations, an addition two. What the tables here don't know is refused,
+never counted as nothing.
 """
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Literal
@@ -78,7 +79,7 @@ def operations_of(
         optimiser: whose update is counted, on parameters that require a gradient.
 
     Raises:
-        DefianceError: the model uses an operation that is not in this module's tables, or complex numbers.
+        DefianceError: the model uses an operation that is not in this module's tables.
     """
     model = copy.deepcopy(model).to("meta")
     tensors = [inputs] if isinstance(inputs, Tensor) else inputs
@@ -94,11 +95,38 @@ def operations_of(
     )
 
 
+def operations_of_loss(
+    loss: Callable[..., Tensor],
+    parameters: Mapping[str, Tensor],
+    batch: Sequence[Tensor],
+    optimiser: Literal["sgd", "adam", "adamw"] = "adam",
+) -> Operations:
+    """Count one training step of a function of weights, such as `torch.func` makes; nothing is computed.
+
+    Args:
+        loss: from weights and the batch's tensors, all on `meta`; is counted with the forward pass.
+        parameters: that are trained; only shapes and types matter, as of the batch.
+        batch: its tensors.
+        optimiser: whose update is counted.
+
+    Raises:
+        DefianceError: the function uses an operation that is not in this module's tables.
+    """
+    weights = {name: weight.detach().to("meta").requires_grad_() for name, weight in parameters.items()}
+    with _Counting() as forward:
+        value = loss(weights, *(tensor.detach().to("meta") for tensor in batch))
+    with _Counting() as backward:
+        value.sum().backward()
+    trained = sum(weight.numel() for weight in weights.values())
+    update = OperationCount(other=OPTIMISER_OPERATIONS[optimiser] * trained)
+    return Operations(forward.count, backward.count, update)
+
+
 def count_operations(function: Callable[..., object], *arguments: Tensor) -> OperationCount:
     """Count a function's operations on tensors of these shapes; nothing is computed.
 
     Raises:
-        DefianceError: it uses an operation that is not in this module's tables, or complex numbers.
+        DefianceError: it uses an operation that is not in this module's tables.
     """
     return count_while(lambda: function(*(argument.detach().to("meta") for argument in arguments)))
 
@@ -107,7 +135,7 @@ def count_while(function: Callable[[], object]) -> OperationCount:
     """Count the operations that a function does while it computes; what it does outside of torch is not seen.
 
     Raises:
-        DefianceError: it uses an operation that is not in this module's tables, or complex numbers.
+        DefianceError: it uses an operation that is not in this module's tables.
     """
     counting = _Counting()
     with counting:
@@ -201,9 +229,9 @@ _FREE = frozenset(
     """
     __lshift __rshift _local_scalar_dense _to_copy _unsafe_view arange bitwise_and bitwise_not
     bitwise_or bitwise_xor cat clone constant_pad_nd copy diagonal_backward embedding empty
-    empty_like fill flip full full_like gather index index_select isfinite isinf isnan
-    lift_fresh logical_and logical_not logical_or masked_fill new_empty new_full new_ones
-    new_zeros ones ones_like rand rand_like randint randn randn_like repeat roll scalar_tensor
+    empty_like empty_strided fill flip full full_like gather index index_select isfinite isinf isnan
+    lift_fresh logical_and logical_not logical_or masked_fill new_empty new_empty_strided new_full
+    new_ones new_zeros ones ones_like rand rand_like randint randn randn_like repeat roll scalar_tensor
     scatter select_backward slice_backward split stack tril triu unsafe_split upsample_nearest2d
     where zero zeros zeros_like
     """.split()
@@ -261,7 +289,7 @@ _REDUCTIONS = frozenset("amax amin any argmax argmin max min prod sum".split())
 _SCATTERS = {"embedding_dense_backward": 0, "index_put": 2, "index_add": 3, "scatter_add": 3}
 
 # Matrix products that torch's own registry lacks: multiply-accumulates per element of this argument.
-_VECTOR_PRODUCTS = {"mv": 0, "dot": 0, "addmv": 1}
+_VECTOR_PRODUCTS = {"mv": 0, "dot": 0, "vdot": 0, "addmv": 1}
 
 
 class _Counting(TorchDispatchMode):
@@ -282,25 +310,27 @@ class _Counting(TorchDispatchMode):
 def _operations_of_call(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
 ) -> OperationCount:
-    if func.is_view:
+    if func.is_view or func.namespace == "profiler":  # optimisers mark their steps for it
         return OperationCount()
     packet = func._overloadpacket
     name = packet.__name__.rstrip("_")  # in place or not
     results = [item for item in _flat(result) if isinstance(item, Tensor)]
     tensors = [item for item in _flat(args) if isinstance(item, Tensor)] + results
-    if any(tensor.is_complex() for tensor in tensors):
-        raise DefianceError(f"aten.{name} on complex numbers is not counted; write it with real ones")
+    complex_ = any(tensor.is_complex() for tensor in tensors)
     if packet in flop_registry:
-        return OperationCount(
-            flop_registry[packet](*args, **kwargs, out_val=result), _bias(name, args, results)
-        )
+        products = flop_registry[packet](*args, **kwargs, out_val=result)
+        added = _bias(name, args, results)
+        return OperationCount(4 * products, 2 * added) if complex_ else OperationCount(products, added)
     if name in _FREE or (name == "index_put" and args[3:4] != (True,)):
         return OperationCount()
     largest = max(tensor.numel() for tensor in tensors)
+    if complex_:
+        return _of_complex(name, args, results, largest)
     if name.startswith("native_layer_norm"):
         return OperationCount(other=_layer_norm(name, args) * largest)
     if name in _PER_ELEMENT and kwargs.get("approximate", "none") == "none":
-        return OperationCount(other=_PER_ELEMENT[name] * largest)
+        scaled = kwargs.get("alpha", 1) != 1  # a + alpha b
+        return OperationCount(other=(_PER_ELEMENT[name] + scaled) * largest)
     if name in _REDUCTIONS:
         return OperationCount(other=largest - results[0].numel())
     if name in _SCATTERS:
@@ -309,6 +339,42 @@ def _operations_of_call(
         added = results[0].numel() if name == "addmv" else 0
         return OperationCount(2 * args[_VECTOR_PRODUCTS[name]].numel(), added)
     raise DefianceError(f"nobody has said how many operations aten.{name} takes; add it to defiance/meter.py")
+
+
+# Real operations per element of the largest tensor where all factors are complex.
+_PER_COMPLEX_ELEMENT = {
+    **dict.fromkeys("add sub rsub neg mean cumsum".split(), 2),
+    "_conj_physical": 1,
+    "conj_physical": 1,
+    "mul": 6,
+    "div": 11,  # as (a + bi)(c - di)/(c^2 + d^2)
+    "reciprocal": 5,
+    "abs": 4,  # two squares, sum, root
+    "angle": 2,  # quotient, arctangent
+    "exp": 5,  # exp, cos, sin, two products
+    "sgn": 6,
+    "polar": 4,
+}
+
+
+def _of_complex(name: str, args: tuple[Any, ...], results: list[Tensor], largest: int) -> OperationCount:
+    if name == "complex":
+        return OperationCount()
+    if name == "sum":
+        return OperationCount(other=2 * (largest - results[0].numel()))
+    if name in _VECTOR_PRODUCTS:
+        added = 2 * results[0].numel() if name == "addmv" else 0
+        return OperationCount(8 * args[_VECTOR_PRODUCTS[name]].numel(), added)
+    if name in _PER_COMPLEX_ELEMENT:
+        factors = [factor for factor in args[:2] if isinstance(factor, Tensor | complex | float | int)]
+        real = [
+            f for f in factors if not (f.is_complex() if isinstance(f, Tensor) else isinstance(f, complex))
+        ]
+        cost = 2 if name in ("mul", "div") and real else _PER_COMPLEX_ELEMENT[name]
+        return OperationCount(other=cost * largest)
+    raise DefianceError(
+        f"nobody has said how many operations complex aten.{name} takes; add it to defiance/meter.py"
+    )
 
 
 def _layer_norm(name: str, args: tuple[Any, ...]) -> int:

@@ -24,13 +24,15 @@ from defiance.kpm import (
     operations_until_converged,
     paired_interval,
 )
+from defiance.learn.adaptation import Adaptation, everything, fine_tuning
 from defiance.learn.environment import Environment, Links
 from defiance.learn.federation import Federation, Peers, Server, Task, federate
 from defiance.learn.local import Local
 from defiance.learn.partition import LocalData
 from defiance.learn.training import Parameters
-from defiance.machine import machine
-from defiance.meter import Meter, Usage, count_operations, joules, operations_of
+from defiance.machine import PackageEnergy, machine
+from defiance.meter import Meter, OperationCount, Usage, count_operations, joules, operations_of_loss
+from defiance.profiles import PROFILES
 from defiance.seeding import stream
 
 LEAST_SAMPLES = 10
@@ -87,6 +89,7 @@ def fit(
     local: Local | None = None,
     rounds: int = 20,
     environment: Environment | None = None,
+    adaptation: Adaptation | None = None,
     unseen: tuple[Tensor, Tensor] | None = None,
     seeds: Sequence[int] = (1, 2, 3),
     profile: ComputeProfile = STATION_SOC,
@@ -105,9 +108,10 @@ def fit(
         local: what a node does in a round; none: 20 steps of Adam.
         rounds: how many.
         environment: speeds, stragglers, presence; its links are replaced where `links` are given.
+        adaptation: which numbers move in fine-tuning; none: all.
         unseen: inputs and targets of somewhere else, for generalisation.
         seeds: of repetitions; what they draw is batches, stragglers, losses.
-        profile: of the nodes' hardware.
+        profile: of the nodes' hardware, of `defiance.profiles` or one's own.
 
     Raises:
         DefianceError: a node has too few samples, or the model normalises batches over time, which nodes
@@ -120,59 +124,60 @@ def fit(
     environment = environment or Environment()
     if links is not None:
         environment = replace(environment, links=links)
-    parts = _split(data_per_node)
-    start = {name: weight.detach().clone() for name, weight in shell.named_parameters()}
-    training, checks, tests = (LocalData.of(part) for part in parts)
-    of_batch = _stacked(shell, loss)
-    everyone, zero_s = torch.arange(len(data_per_node)), torch.zeros(len(data_per_node))
-    shown = checks.draw(everyone, stream(0, "checks").uniform(_grid(len(everyone), CHECKED)), zero_s)
-    judged = tests.draw(everyone, stream(0, "tests").uniform(_grid(len(everyone), 4 * CHECKED)), zero_s)
+    base = {name: weight.detach().clone() for name, weight in shell.named_parameters()}
+    adaptation = adaptation or everything(base)
+    of_batch, nodes = _stacked(shell, loss), len(data_per_node)
+    training, checks, tests = (LocalData.of(part) for part in _split(data_per_node))
+    everyone, zero_s = torch.arange(nodes), torch.zeros(nodes)
+    shown = checks.draw(everyone, stream(0, "checks").uniform(_grid(nodes, CHECKED)), zero_s)
+    judged = tests.draw(everyone, stream(0, "tests").uniform(_grid(nodes, 4 * CHECKED)), zero_s)
 
     def losses(weights: Parameters, batch: tuple[Tensor, ...]) -> Tensor:
-        nodes = len(everyone)
+        """Of every batch `[n]`, by one model for all or one each, without dropout."""
         shell.eval()
         with torch.no_grad():
-            spread = {name: weight.expand(nodes, *weight.shape[1:]) for name, weight in weights.items()}
-            found = of_batch(spread, batch)
+            each = {name: w.expand(len(batch[0]), *w.shape[1:]) for name, w in weights.items()}
+            found = of_batch(each, batch)
         shell.train()
         return found
 
     shell.train()
-    task = Task(start, of_batch, training.draw, training.count, lambda weights: losses(weights, shown))
-    inputs, targets = (column[: local.batch] for column in parts[0][0])
-    step = operations_of(
-        shell, inputs, lambda output: loss(_first(output), targets.to("meta")), local.optimiser
-    ).training_step
-    runs, meters, scores, elsewhere = [], [], [], []
+    whole = Task(base, of_batch, training.draw, training.count, lambda weights: losses(weights, shown))
+    task = fine_tuning(whole, adaptation, stream(0, "adaptation").generator())
+    step = _step_operations(shell, loss, adaptation, task.start, training, local)
+    runs, used, scores, elsewhere, package_j = [], [], [], [], []
     for seed in seeds:
-        meter = Meter("nodes")
+        meter, package = Meter("nodes"), PackageEnergy()
         with meter.running(), torch.random.fork_rng(devices=[]):
             # dropout takes no generator; the state before is put back
             torch.random.set_rng_state(stream(seed, "dropout").generator().get_state())
-            runs.append(federate(task, local, regime, rounds, stream(seed, "learning"), environment))
-        meter.count(step, local.steps * int(runs[-1].jobs.sum()))
-        meters.append(meter.usage)
-        scores.append(-float(losses(runs[-1].best, judged).mean()))
+            run = federate(task, local, regime, rounds, stream(seed, "learning"), environment)
+        meter.count(step, local.steps * int(run.jobs.sum()))
+        runs.append(run)
+        used.append(meter.usage)
+        if package.readable:
+            package_j.append(package.joules())
+        best = adaptation.whole(base, run.best)
+        scores.append(-float(losses(best, judged).mean()))
         if unseen is not None:
-            mean = {name: weight.mean(0, keepdim=True) for name, weight in runs[-1].best.items()}
-            shell.eval()
-            with torch.no_grad():
-                elsewhere.append(-float(of_batch(mean, (unseen[0][None], unseen[1][None]))))
-            shell.train()
+            mean = {name: weight.mean(0, keepdim=True) for name, weight in best.items()}
+            elsewhere.append(-float(losses(mean, (unseen[0][None], unseen[1][None]))))
     with torch.no_grad():
+        chosen = adaptation.whole(base, runs[0].best)
         for name, weight in shell.named_parameters():
-            weight.copy_(runs[0].best[name].mean(0))
+            weight.copy_(chosen[name].mean(0))
     shell.eval()
     fold = _Fold(type(regime).__name__.lower(), local.steps * step.total, profile)
     rows = [
-        *fold.training(runs, meters, scores, elsewhere),
-        *fold.inference(shell, data_per_node[0][0][:1], start),
-        *fold.nodes(runs, len(everyone)),
+        *fold.training(runs, used, scores, elsewhere, package_j),
+        *fold.inference(shell, data_per_node[0][0][:1], base),
+        *fold.nodes(runs, nodes),
     ]
+    settings = {"local": local, "regime": regime, "rounds": rounds, "adaptation": adaptation}
     sheet = Sheet(
         study="fit",
         version=defiance.__version__,
-        config=_told({"local": local, "regime": regime, "rounds": rounds, "profile": profile.name}),
+        config={**_told(settings), "profile": profile.name},
         seeds=tuple(seeds),
         machine=machine(),
         made_by="defiance.learn.fit",
@@ -183,6 +188,27 @@ def fit(
     return Fitted(shell, sheet, tuple(scores), tuple(runs))
 
 
+def _step_operations(
+    shell: nn.Module,
+    loss: Loss,
+    adaptation: Adaptation,
+    moving: Parameters,
+    data: LocalData,
+    local: Local,
+) -> OperationCount:
+    """Operations of one optimiser step of one node."""
+    on_meta = copy.deepcopy(shell).to("meta")
+    of_batch = _stacked(on_meta, loss)
+    base = {name: weight.detach() for name, weight in on_meta.named_parameters()}
+
+    def one(weights: Parameters, *batch: Tensor) -> Tensor:
+        return of_batch(adaptation.whole(base, weights), batch)
+
+    batch = [column[:1].expand(local.batch, *column.shape[1:])[None] for column in data.columns]
+    start = {name: weight[None] for name, weight in moving.items()}
+    return operations_of_loss(one, start, batch, local.optimiser).training_step
+
+
 @dataclass(frozen=True)
 class _Fold:
     """Rows from what runs recorded."""
@@ -190,6 +216,11 @@ class _Fold:
     regime: str
     job_operations: int
     profile: ComputeProfile
+
+    @property
+    def provenance(self) -> str:
+        """Of the nodes' joules."""
+        return "modelled" if self.profile in PROFILES.values() else "user"
 
     def row(
         self,
@@ -213,6 +244,7 @@ class _Fold:
         used: Sequence[Usage],
         scores: Sequence[float],
         elsewhere: Sequence[float],
+        package_j: Sequence[float],
     ) -> list[Row]:
         settled = [
             operations_until_converged(
@@ -230,10 +262,12 @@ class _Fold:
             self.row("performance", scores, "measured", unit="-loss"),
             self.row("training_time", [run.rounds[-1].ended_s for run in runs], "modelled"),
             self.row("cpu_time", [usage.cpu_s for usage in used], "measured", node="this machine"),
-            self.row("energy", [modelled.energy_j for modelled, _ in energy], "modelled", node="all nodes"),
+            self.row("energy", [of.energy_j for of, _ in energy], self.provenance, node="all nodes"),
             self.row("energy", [host.energy_j for _, host in energy], "estimated", node="this machine"),
             self.row("energy", links_j, "modelled", node="links"),
         ]
+        if package_j:
+            rows.append(self.row("energy", package_j, "measured", node="this machine's processors"))
         if elsewhere:
             rows.append(self.row("generalisation", elsewhere, "measured", unit="-loss", scenario="unseen"))
         return rows
@@ -268,7 +302,7 @@ class _Fold:
         energy_j = jobs * self.job_operations * self.profile.joules_per_operation
         for node in range(nodes):
             name = f"node {node}"
-            rows.append(self.row("energy", energy_j[:, node].tolist(), "modelled", node=name))
+            rows.append(self.row("energy", energy_j[:, node].tolist(), self.provenance, node=name))
             bits = sent[:, node].double().tolist()
             rows.append(self.row("communication_bits", bits, "counted", node=name))
         return rows
@@ -344,11 +378,9 @@ def _told(value: Any) -> Any:
         return {name: _told(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [_told(one) for one in value]
-    return (
-        value
-        if isinstance(value, str | int | float | None)
-        else f"{type(value).__name__} {list(value.shape)}"
-    )
+    if isinstance(value, frozenset):
+        return sorted(value)
+    return list(value.shape) if isinstance(value, Tensor) else value
 
 
 def _verdict(runs: Sequence[Federation], scores: Sequence[float]) -> str:
