@@ -1,6 +1,6 @@
 # DEFIANCE on a bare clone: needs python3 (3.11 or newer) with pip, make and gcc; everything else goes to .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench calibration ns3 bler weights readme clean
+.PHONY: help setup demo test check bench calibration ns3 bler walks weights readme clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -56,6 +56,10 @@ bler: $(STAMP)  ## fit the error rates of NR's codes to Sionna's tables: defianc
 
 weights: $(STAMP)  ## pack the weights that the quick preset of `coinference` takes from its finished full runs
 	$(BIN)/python -m defiance.studies.coinference.shipped $(wildcard out/coinference-*)
+
+walks: $(STAMP)  ## trace the propagation paths along the walks that ship (an hour; needs the extra `rt`)
+	$(BIN)/defiance trace-paths munich --out defiance/scene/data/walks/munich.npz
+	$(BIN)/defiance trace-paths florence --out defiance/scene/data/walks/florence.npz
 
 readme: $(STAMP)  ## write what results/worth.json says into README.md and docs/
 	$(BIN)/python docs/refresh.py

@@ -135,6 +135,11 @@ COMPARISONS = (
         wanted=0.8,
     ),
     Comparison("bytes of the step against a copy", "bytes/CPU-s", "traffic", OURS, "copy", wanted=0.5),
+    Comparison("channels, 21 sectors", "links/CPU-s", "channels on walks", "sionna", "UMa channels"),
+    Comparison("channels of 16 paths", "links/CPU-s", "channels of 16 paths", "sionna", "channels of paths"),
+    Comparison(
+        "channels, 1,000 users", "s", "channels on walks", bar=Bar(2, "cpu_s", lower=True), repetitions=3
+    ),
     Comparison("round of 10 tiny clients", "rounds/s", "tiny round", OURS, "Flower's", 3, repetitions=3),
 )
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks import learning
+from benchmarks import channels, learning
 from benchmarks.worker import Program, serve
 from benchmarks.worlds import RANDOM, link_bytes, one_site, urban
 from defiance import __version__
@@ -219,6 +219,8 @@ if __name__ == "__main__":
             "32 x 21 x 100, step": lambda: step(cities(32, 100).episodes.loop.world, 5, "user", 20),
             "traffic": lambda: traffic(20_000, 10),
             "copy": copying,
+            "channels on walks": channels.traced,
+            "channels of 16 paths": channels.drawn,
             "tiny round": lambda: Program(lambda: {"rate": 1 / learning.tiny(100)}),
             "Flower's": lambda: Program(lambda: {"rate": 1 / learning.flower(10)}),
         },

@@ -1,4 +1,4 @@
-"""The command line: `defiance list | run | trace | drives | report | export | demo | codec | fl`.
+"""The command line: `defiance list | run | trace | trace-paths | drives | report | export | demo | codec | fl`.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
@@ -224,6 +224,63 @@ def trace(
     print(f"{out}: {len(scene.cell_site)} sectors on {len(scene.site_position_m)} sites; {scene.attribution}")
     if power_dbm is not None:
         print(f"its strongest sector sends {power_dbm:g} dBm: --set radio.tx_power_dbm={power_dbm:g}")
+
+
+@app.command()
+def trace_paths(
+    scene: Annotated[str, typer.Argument(help="City that ships, such as munich, or a file of `trace`.")],
+    city: Annotated[
+        str | None,
+        typer.Option(help="City or .xml file that it was traced from.", show_default="the scene's name"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="NAME-walks.npz")] = None,
+    walks: Annotated[int, typer.Option(help="Walks on its streets, apart from each other.")] = 30,
+    points: Annotated[int, typer.Option(help="Points of each.")] = 50,
+    spacing_m: Annotated[float, typer.Option(help="From point to point.")] = 2.0,
+    carrier_ghz: Annotated[
+        list[float] | None, typer.Option(help="Of a band; repeat it for more.", show_default="3.5 and 28")
+    ] = None,
+    rays: Annotated[int, typer.Option(help="Of every site, to look for walls and edges.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="Of the walks.")] = 1,
+) -> None:
+    """Trace the propagation paths from a scene's sites along walks (extra `rt`), for antenna arrays.
+
+    `defiance.scene.paths.load_walks(FILE, "3.5ghz")` reads what it writes. Interrupted, it goes on
+    where it stopped when it is called again.
+    """
+    from defiance.scene import load
+    from defiance.scene.paths import CARRIERS_HZ
+    from defiance.scene.trace_paths import trace_paths as trace_along
+
+    where = load(scene)
+    out = out or Path(f"{where.name}-walks.npz")
+    progress = _Progress(shown=True)
+    with progress, progress.task(f"tracing {where.name}", total=1) as task:
+        shown = 0
+
+        def show(done: int, total: int) -> None:
+            nonlocal shown
+            task.advance((done - shown) / total)
+            shown = done
+
+        found = trace_along(
+            where,
+            city or where.name,
+            out,
+            walks=walks,
+            points=points,
+            spacing_m=spacing_m,
+            carriers_hz=[carrier * 1e9 for carrier in carrier_ghz or ()] or CARRIERS_HZ,
+            samples_per_site=rays,
+            seed=seed,
+            progress=show,
+        )
+    there = found.track >= 0
+    print(
+        f"{out}: {int(there.sum())} paths from {len(found.site_position_m)} sites to {walks} walks of"
+        f" {points} points; {float(there.any(-1).float().mean()):.0%} of these links have one;"
+        f" {found.attribution}"
+    )
 
 
 @app.command()

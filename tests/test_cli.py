@@ -14,6 +14,7 @@ import stub_study
 
 from defiance import __version__, cli, scene, studies
 from defiance.kpm import Sheet
+from defiance.scene.paths import Walks, load_walks
 
 ROOT = Path(__file__).parents[1]
 Defiance = Callable[..., tuple[int, str, str]]
@@ -170,6 +171,9 @@ def test_a_process_stopped_twice_goes_on_with_the_same_result(tmp_path: Path) ->
         (["run", "stub", "--out", "/dev/null/x"], ["/dev/null/x", "Not a directory"]),
         (["trace", "munich", "--out", "/dev/null/x.npz"], ["/dev/null/x.npz"]),
         (["trace", "munich", "--sites", "absent.csv"], ["absent.csv"]),
+        (["trace-paths", "munch"], ["did you mean munich"]),
+        (["trace-paths", "munich", "--out", "/dev/null/x.npz"], ["/dev/null/x.npz"]),
+        (["trace-paths", "munich", "--points", "1"], ["points is 1"]),
         (["report", "absent.json"], ["absent.json"]),
         (["report", "."], ["sheet.json"]),
         (["report", "a", "b", "c"], ["two sheets"]),
@@ -219,6 +223,23 @@ def test_trace_writes_a_scene_and_says_what_is_in_it(
     assert status == 0 and out.startswith("rome.npz: 21 sectors on 7 sites; ")
     assert "--set radio.tx_power_dbm=46" in out
     assert scene.load("rome.npz").name == "munich"
+
+
+def test_trace_paths_writes_walks_and_says_what_is_in_them(
+    defiance: Defiance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def traced(where: scene.Scene, city: str, out: Path, **options: Any) -> Walks:
+        assert (where.name, city, options["walks"], options["seed"]) == ("munich", "my.xml", 3, 1)
+        assert options["carriers_hz"] == [28e9] and options["samples_per_site"] == 1000
+        for done in range(3):
+            options["progress"](done, 2)
+        return load_walks("munich", "28ghz")
+
+    monkeypatch.setattr("defiance.scene.trace_paths.trace_paths", traced)
+    given = ["--city", "my.xml", "--walks", "3", "--carrier-ghz", "28", "--rays", "1000"]
+    status, out, _ = defiance("trace-paths", "munich", *given)
+    assert status == 0 and out.startswith("munich-walks.npz: ")
+    assert "paths from 7 sites to 3 walks of 50 points" in out and "OpenStreetMap" in out
 
 
 def test_drives_are_read_and_judged(defiance: Defiance) -> None:

@@ -56,18 +56,18 @@ class Paths:
         """Of every path between isotropic elements, both polarisations together, `[..., P]`."""
         return self.gain.abs().square().sum((-2, -1)) / 2
 
+    def of(self, links: Tensor | slice) -> Paths:
+        """Those of links by their numbers in the first dimension, such as a site's for each of its cells."""
+        return Paths(**{f.name: getattr(self, f.name)[links] for f in fields(self)})
+
     def taken(self, order: Tensor) -> Paths:
-        """The paths of these numbers, in this order, int64 `[..., P']`."""
-        return Paths(
-            **{
-                f.name: torch.take_along_dim(
-                    getattr(self, f.name),
-                    order.reshape(*order.shape, *(1,) * (getattr(self, f.name).ndim - order.ndim)),
-                    order.ndim - 1,
-                )
-                for f in fields(self)
-            }
-        )
+        """Those of these numbers, in this order, int64 `[..., P']`."""
+        found = {}
+        for field in fields(self):
+            value: Tensor = getattr(self, field.name)
+            index = order.reshape(*order.shape, *(1,) * (value.ndim - order.ndim))
+            found[field.name] = torch.take_along_dim(value, index, order.ndim - 1)
+        return Paths(**found)
 
     def flattened(self) -> Paths:
         """The same links in one dimension, `[L, P]`."""
@@ -220,7 +220,7 @@ def channel(
     at_once = max(1, ROOM // (receiver.elements * sender.elements * count))
     for start in range(0, links, at_once):
         some = slice(start, min(start + at_once, links))
-        part = Paths(**{f.name: getattr(flat, f.name)[some] for f in fields(flat)})
+        part = flat.of(some)
         tx_field, tx_phase = response(sender, part.departure, *(angle[some] for angle in looks[0]))
         rx_field, rx_phase = response(receiver, part.arrival, *(angle[some] for angle in looks[1]))
         met = rx_field.to(part.gain.dtype) @ part.gain @ tx_field.to(part.gain.dtype).mT  # [l, P, S_r, S_t]

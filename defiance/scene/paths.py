@@ -180,8 +180,8 @@ class Walks:
             antenna_m=self.antenna_m[walk, point],
             length_m=length_m,
             gain=paths.gain[:, walk, point] * turned(length_m, self.carrier_hz)[..., None, None],
-            departure=_unit(paths.departure[:, walk, point].double()),
-            arrival=_unit(paths.arrival[:, walk, point].double()),
+            departure=unit(paths.departure[:, walk, point].double()),
+            arrival=unit(paths.arrival[:, walk, point].double()),
             track=self.track[:, walk, point],
         )
 
@@ -264,14 +264,14 @@ def turned(length_m: Tensor, carrier_hz: float) -> Tensor:
     return torch.polar(torch.ones_like(cycles), 2 * math.pi * cycles)
 
 
-def _unit(angles: Tensor) -> Tensor:
+def unit(angles: Tensor) -> Tensor:
     """Directions of zeniths and azimuths [..., 2], as vectors [..., 3]."""
     zenith, azimuth = angles.unbind(-1)
     return torch.stack([zenith.sin() * azimuth.cos(), zenith.sin() * azimuth.sin(), zenith.cos()], -1)
 
 
 def angles(direction: Tensor) -> Tensor:
-    """The inverse of `_unit`, for vectors of any length, float32."""
+    """The inverse of `unit`, for vectors of any length, float32."""
     x, y, z = direction.unbind(-1)
     return torch.stack([torch.atan2(torch.hypot(x, y), z), torch.atan2(y, x)], -1).float()
 

@@ -46,7 +46,7 @@ from defiance.scene.trace import (
     sionna_rt,
 )
 
-BEACON_M = 20.0  # between the points of a walk from which chains are looked for
+BEACON_M = 33.0  # between the points of a walk from which chains are looked for; 10 m find no others
 APART_M = 30.0  # walks keep this distance from each other, so that a split by walk holds
 CANDIDATES = 1 << 20  # of a site that are kept
 HASH_PLACES = 1 << 24  # of Sionna's table of chains, which drops those that collide
@@ -86,7 +86,7 @@ def trace_paths(
         samples_per_site: rays that look for walls and edges.
         max_depth: most interactions of a path, one of them at most a diffraction.
         seed: of the walks.
-        progress: called with the walks done and their number, summed over sites.
+        progress: called with how many walks are done and how many there are, summed over sites.
 
     Returns:
         The walks at the first carrier, as they are loaded from the file.
@@ -102,7 +102,10 @@ def trace_paths(
         ("samples_per_site", samples_per_site, 1, 10**9),
         ("max_depth", max_depth, 1, 50),
         ("seed", seed, 0, 2**31),
+        *(("carrier_hz", carrier_hz, 4e8, 1e11) for carrier_hz in carriers_hz),
     )
+    if not carriers_hz:
+        raise DefianceError("carriers_hz is empty; give at least one")
     check_writable(out)
     place_m = draw_walks(scene, walks, points, spacing_m, np.random.default_rng(seed))
     rt = sionna_rt()
@@ -122,7 +125,7 @@ def trace_paths(
     settings = [samples_per_site, max_depth, list(carriers_hz), city_name, version("sionna-rt")]
     settings += [antenna_m.tolist(), scene.site_position_m.tolist()]
     parts = Parts.open(out.with_suffix(".parts"), hashlib.sha256(json.dumps(settings).encode()).hexdigest())
-    every = max(1, round(BEACON_M / spacing_m))
+    every = min(points, max(1, round(BEACON_M / spacing_m)))
     beacons = _points(antenna_m[:, every // 2 :: every].reshape(-1, 3))
     per_walk = len(range(every // 2, points, every))
     of_sites = []
@@ -185,9 +188,9 @@ def _candidates(rt: Any, city: Any, site: Any, beacons: Any, samples: int, depth
     """
     import drjit as dr
 
-    generator = rt.path_solvers.sb_candidate_generator.SBCandidateGenerator()
-    generator.MIN_SPEC_COUNT_SIZE = HASH_PLACES
-    found = generator(
+    maker = rt.path_solvers.sb_candidate_generator.SBCandidateGenerator
+    maker.MIN_SPEC_COUNT_SIZE = HASH_PLACES
+    found = maker()(
         mi_scene=city.mi_scene,
         src_positions=site,
         tgt_positions=beacons,
