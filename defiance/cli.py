@@ -1,4 +1,4 @@
-"""The command line: `defiance list | run | trace | trace-paths | drives | report | export | demo | codec ...`.
+"""The command line: `defiance list | run | trace | trace-paths | drives | report | demo | codec | ...`.
 
 Nothing heavy is imported before a command needs it, so that `--help` answers at once.
 """
