@@ -144,6 +144,35 @@ def count_while(function: Callable[[], object]) -> OperationCount:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a training step asks of a machine: operations, bytes that its calls read and write, calls."""
+
+    operations: OperationCount = OperationCount()
+    bytes: int = 0
+    calls: int = 0
+
+    def __add__(self, more: "Work") -> "Work":
+        return Work(self.operations + more.operations, self.bytes + more.bytes, self.calls + more.calls)
+
+
+def work_of(model: nn.Module, inputs: Tensor | Sequence[Tensor], loss: Callable[[Any], Tensor]) -> Work:
+    """The work of one training step with Adam, counted as by `operations_of`; nothing is computed.
+
+    Bytes are those of each call's arguments and results, whether a cache holds them or not; Adam reads
+    weight, gradient and both moments and writes all but the gradient, in one call per operation.
+    """
+    model = copy.deepcopy(model).to("meta")
+    tensors = [inputs] if isinstance(inputs, Tensor) else inputs
+    counting = _Working()
+    with counting:
+        loss(model(*(tensor.detach().to("meta") for tensor in tensors))).backward()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    numbers, per_number = sum(parameter.numel() for parameter in trained), OPTIMISER_OPERATIONS["adam"]
+    moved = 7 * sum(parameter.nbytes for parameter in trained)
+    return counting.work + Work(OperationCount(other=per_number * numbers), moved, per_number)
+
+
+@dataclass(frozen=True)
 class Usage:
     """What a node has spent: counted operations, CPU seconds of all threads, seconds on the clock."""
 
@@ -304,6 +333,28 @@ class _Counting(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         self.count += _operations_of_call(func, args, kwargs or {}, result)
+        return result
+
+
+class _Working(_Counting):
+    """Counts bytes and calls, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = self.calls = 0
+
+    @property
+    def work(self) -> Work:
+        return Work(self.count, self.bytes, self.calls)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = super().__torch_dispatch__(func, types, args, kwargs)
+        if not func.is_view:
+            moved = [item for item in (*_flat(args), *_flat(result)) if isinstance(item, Tensor)]
+            self.bytes += sum(tensor.nbytes for tensor in moved)
+            self.calls += 1
         return result
 
 
