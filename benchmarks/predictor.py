@@ -1,7 +1,7 @@
 """How well CPU time of training is predicted on models left out: `python -m benchmarks.predictor`.
 
 Perceptrons, convolutions, recurrent layers and attention of many sizes take a few steps of Adam each on one
-thread. Work is counted on tensors without memory, times are the shortest of some turns. Every model's time, at
+thread. Work is counted on tensors without memory, times are the shortest of some turns. Each model's time, at
 all its batch sizes, is then predicted from the others' (folds), and every family's from the other families'.
 """
 
