@@ -10,7 +10,7 @@ from worlds import RADIO, corridor, gain_for_snr, start
 
 from defiance.control.handover import A3
 from defiance.errors import DefianceError
-from defiance.network.failures import COUNTS, Failures, fold_failures, no_failures
+from defiance.network.failures import COUNTS, FailureFold
 from defiance.network.measurements import Observation
 from defiance.network.settings import RadioConfig
 from defiance.network.simulate import Outcome, simulate
@@ -35,15 +35,11 @@ def counted(
     def cell(value: int) -> Tensor:
         return torch.tensor([[value]], dtype=torch.int32)
 
-    def fold(failures: Failures, state: State, refused: bool) -> Failures:
-        return fold_failures(
-            failures,
-            state,
-            RADIO,
-            triggered=torch.tensor([[triggered]]),
-            refused=torch.tensor([[refused]]),
-            target=cell(executing_to),
-        )
+    fold = FailureFold(1, 1, RADIO)
+
+    def add(state: State, refused: bool) -> None:
+        flags = {"triggered": torch.tensor([[triggered]]), "refused": torch.tensor([[refused]])}
+        fold.add(state, **flags, target=cell(executing_to))
 
     lost = replace(
         start(corridor([[-90.0] * 3] * 2)),
@@ -55,12 +51,10 @@ def counted(
     in_handover = executing_to != NONE or refused
     name = "handover_failures" if in_handover else "link_failures"
     lost = replace(lost, **{name: cell(1)})
-    found = fold(no_failures(1, 1), lost, refused)
-    found = fold(found, replace(lost, timer_steps=lost.timer_steps - 5), False)
-    found = fold(
-        found, replace(lost, status=cell(CONNECTED), serving=cell(ends_in), stay_steps=cell(1)), False
-    )
-    return {name: int(getattr(found, name)) for name in COUNTS if int(getattr(found, name))}
+    add(lost, refused)
+    add(replace(lost, timer_steps=lost.timer_steps - 5), False)
+    add(replace(lost, status=cell(CONNECTED), serving=cell(ends_in), stay_steps=cell(1)), False)
+    return {name: n for name in COUNTS if (n := int(getattr(fold.failures, name)))}
 
 
 def test_states_of_tr_36839() -> None:

@@ -14,6 +14,7 @@ from defiance.control.conditional import ConditionalA3
 from defiance.control.handover import A3, A5
 from defiance.network import kernel, reference
 from defiance.network.loop import Loop
+from defiance.network.procedures import Period
 from defiance.network.settings import LINK_ADAPTATIONS, SCHEDULERS, RadioConfig
 from defiance.network.simulate import COUNTS, ConditionalPolicy, Policy
 from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
@@ -103,7 +104,8 @@ def assert_each_counted_once(world: World, before: State, after: State) -> None:
     in_cells = sum(per_cell(users).sum(1) for users in (connected, executing, searching))
     assert bool((in_cells == world.shape[1]).all())
     idle = per_cell(connected) == 0
-    assert torch.equal(after.load[idle], world.background_load[idle])
+    others = (world.background_load + before.reserved).clamp(max=1)
+    assert torch.equal(after.load[idle], others[idle])
     assert not bool(counted["bits"][~connected].any())
 
 
@@ -157,10 +159,13 @@ def test_nothing_breaks_and_every_user_is_counted_once(
     )
     step = loop.step
 
-    def checked(state: State, steps: int) -> State:
-        for _ in range(steps):
+    def checked(state: State, steps: int, period: Period, done: int = 0) -> State:
+        for number in range(done, done + steps):
             before = state.clone()
-            state = step(state, 1)
+            state = step(state, 1, period, number)
+            if number == period.command_after and period.executes:
+                told = torch.from_numpy(period.told)
+                before, _ = reference.command(before, told, period.wait_steps, config)
             assert_each_counted_once(world, before, state)
         assert_whole(world, state, config)
         return state

@@ -22,7 +22,8 @@ from benchmarks.ns3_a3 import (
     simulated,
 )
 from defiance.errors import DefianceError
-from defiance.network.failures import no_failures
+from defiance.network.failures import FailureFold
+from defiance.network.settings import RadioConfig
 from defiance.network.simulate import Log, Outcome
 
 PERIODS = 100  # of 0.1 s
@@ -126,7 +127,7 @@ def counted(serving: list[int], lost: tuple[int, ...] = (), second_db: float = 1
         bulk_delay_s=nothing,
         wire_delay_s=nothing,
         decisions=nothing,
-        failures=no_failures(1, 1),
+        failures=FailureFold(1, 1, RadioConfig()).failures,
         log=log,
     )
     minutes = outcome.duration_s / 60

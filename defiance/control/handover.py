@@ -13,7 +13,8 @@ settings runs as one batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -195,48 +196,52 @@ def _arrived(observation: Observation, rule: Event) -> Tensor:
 
 def _a3_fused(memory: EventMemory, observation: Observation, rule: A3) -> tuple[EventMemory, Tensor]:
     """`event_step` and `strongest` in one pass over users: a study decides thousands of times."""
-    worlds, _, _ = observation.rsrp_dbm.shape
-
-    def per_world(value: Tensor | float) -> Any:
-        return np.full(worlds, value, np.float32)
-
-    after = EventMemory(
-        torch.empty_like(observation.rsrp_dbm),
-        torch.empty_like(observation.rsrp_dbm),
-        observation.serving.long(),
-        torch.empty_like(observation.fresh),
-    )
+    measured = observation.rsrp_dbm.contiguous()
+    after = EventMemory(*map(torch.empty_like, (measured, measured, memory.serving, memory.entered)))
     wanted = torch.empty_like(after.serving)
+    weight = l3_weight(rule.filter_k, observation.interval_s)
+    settings = weight, rule.offset_db, rule.hysteresis_db, rule.time_to_trigger_s
     _a3_loop(
-        observation.rsrp_dbm.contiguous().numpy(),
-        _arrived(observation, rule).numpy(),
-        *(getattr(memory, f.name).numpy() for f in fields(memory)),
-        *(getattr(after, f.name).numpy() for f in fields(after)),
+        measured.numpy(),
+        observation.serving.numpy(),
+        observation.fresh.numpy(),
+        rule.placement == "station",
+        *(value.numpy() for value in vars(memory).values()),
+        *(value.numpy() for value in vars(after).values()),
         wanted.numpy(),
-        per_world(l3_weight(rule.filter_k, observation.interval_s)),
-        per_world(rule.offset_db),
-        per_world(rule.hysteresis_db),
-        per_world(rule.time_to_trigger_s) - np.float32(1e-6),
+        *(_settings(value, len(measured)) for value in settings),
         np.float32(observation.period_s),
         np.float32(observation.floor_dbm),
     )
     return after, wanted
 
 
+def _settings(value: Tensor | float, worlds: int) -> Any:
+    """A rule's setting for every world, `[W]` float32."""
+    return np.full(worlds, value, np.float32) if isinstance(value, Tensor) else _same(value, worlds)
+
+
+@lru_cache(256)
+def _same(value: float, worlds: int) -> Any:
+    return np.full(worlds, value, np.float32)
+
+
 @njit(**LOOP)
 def _a3_loop(  # type: ignore[no-untyped-def]
-    measured, arrived, known, was_held, was_serving, was_entered,
+    measured, served, fresh, reported, known, was_held, was_serving, was_entered,
     filtered, held, serving, entered, wanted,
-    weight, offset_db, hysteresis_db, wait_s, period_s, floor_dbm,
+    weight, offset_db, hysteresis_db, time_to_trigger_s, period_s, floor_dbm,
 ):  # fmt: skip
     worlds, users, cells = measured.shape
     outside = np.float32(-1)
     for w in range(worlds):
         to_enter_db, to_stay_db = offset_db[w] + hysteresis_db[w], offset_db[w] - hysteresis_db[w]
+        wait_s = max(time_to_trigger_s[w] - np.float32(1e-6), np.float32(0))
         for u in range(users):
-            own, wanted[w, u] = serving[w, u], NONE
+            own, wanted[w, u] = served[w, u], NONE
+            serving[w, u] = own
             same = own == was_serving[w, u]
-            if not arrived[w, u]:
+            if reported and not fresh[w, u]:
                 for c in range(cells):
                     filtered[w, u, c] = known[w, u, c]
                     held[w, u, c] = was_held[w, u, c] if same else outside
@@ -250,7 +255,7 @@ def _a3_loop(  # type: ignore[no-untyped-def]
             for c in range(cells):
                 before_s = was_held[w, u, c] if same else outside
                 margin_db = filtered[w, u, c] - own_db
-                far = before_s >= max(wait_s[w], np.float32(0))
+                far = before_s >= wait_s
                 stays = (margin_db >= to_stay_db) if far else (margin_db > to_enter_db)
                 stays &= measured[w, u, c] > floor_dbm
                 now_s = before_s + period_s if before_s >= 0 else np.float32(0)
@@ -258,12 +263,12 @@ def _a3_loop(  # type: ignore[no-untyped-def]
             held[w, u, own] = outside
             for c in range(cells):
                 inside += held[w, u, c] >= 0
-                ready += held[w, u, c] >= max(wait_s[w], np.float32(0))
+                ready += held[w, u, c] >= wait_s
             entered[w, u] = inside > 0
             if ready:
                 best_db = np.float32(-np.inf)
                 for c in range(cells):
-                    if held[w, u, c] >= max(wait_s[w], np.float32(0)) and filtered[w, u, c] > best_db:
+                    if held[w, u, c] >= wait_s and filtered[w, u, c] > best_db:
                         best_db, wanted[w, u] = filtered[w, u, c], c
 
 

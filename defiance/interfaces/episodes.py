@@ -9,12 +9,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import torch
+from numba import njit
 from torch import Tensor
 
 from defiance import config
 from defiance.errors import DefianceError
 from defiance.network.loop import PERIOD_STEPS, Loop, Placement
 from defiance.network.measurements import Observation
+from defiance.network.scheduling import LOOP
 from defiance.network.settings import RadioConfig
 from defiance.network.simulate import check_routes
 from defiance.network.world import World, draw_worlds, kind_of
@@ -139,7 +142,7 @@ class Episodes:
         peak_bps = task.radio.bandwidth_hz * task.radio.rate_max_bps_hz
         self.served_bits = world.demand_bps.double().clamp(1.0, peak_bps) * self.period_s
         self.course, self.observation = self.loop.advance(self.loop.begin())
-        self.start = self._counts()
+        self.start, self.counted = self._counts(), self._counts()
         self.finished = False
         return self.observation
 
@@ -163,18 +166,21 @@ class Episodes:
         worlds, users, cells = self.shape
         if self.finished:
             raise DefianceError("the episode is over; reset the environment before its next step")
-        if wanted.shape != (worlds, users) or bool(((wanted < 0) | (wanted >= cells)).any()):
+        if wanted.shape != (worlds, users) or wanted.min() < 0 or wanted.max() >= cells:
             raise DefianceError(
                 f"an action names one of the cells 0 ... {cells - 1} for each of {users} users"
             )
-        before = self._counts()
         course, _ = self.loop.ask(self.course, wanted)
         self.course, self.observation = self.loop.advance(course)
-        outage_steps, handovers, bits = (now - then for now, then in zip(self._counts(), before, strict=True))
-        reward = (
-            self.task.rate_weight * bits / self.served_bits
-            - outage_steps / self.loop.period_steps
-            - self.task.handover_cost * handovers
+        state, reward = self.course.state, torch.empty_like(self.served_bits)
+        _reward_loop(
+            *(count.numpy() for count in (state.outage_steps, state.handovers, state.bits)),
+            *(count.numpy() for count in self.counted),
+            self.served_bits.numpy(),
+            self.task.rate_weight,
+            self.loop.period_steps,
+            self.task.handover_cost,
+            reward.numpy(),
         )
         self.finished = self.course.periods > self.periods
         return self.observation, reward
@@ -195,3 +201,21 @@ class Episodes:
         """Steps in outage, handovers and bits so far, `[W, U]` float64 each, in memory of their own."""
         state = self.course.state
         return state.outage_steps.double(), state.handovers.double(), state.bits.clone()
+
+
+@njit(**LOOP)
+def _reward_loop(  # type: ignore[no-untyped-def]
+    outage_steps, handovers, bits, outage_before, handovers_before, bits_before,
+    served_bits, rate_weight, period_steps, handover_cost, reward,
+):  # fmt: skip
+    """Writes the `reward` of a period, `[W, U]`, and what has been counted until now over what was before."""
+    worlds, users = reward.shape
+    for w in range(worlds):
+        for u in range(users):
+            outage = (outage_steps[w, u] - outage_before[w, u]) / period_steps
+            cost = handover_cost * (handovers[w, u] - handovers_before[w, u])
+            gain = rate_weight * (bits[w, u] - bits_before[w, u]) / served_bits[w, u]
+            reward[w, u] = gain - outage - cost
+            outage_before[w, u] = outage_steps[w, u]
+            handovers_before[w, u] = handovers[w, u]
+            bits_before[w, u] = bits[w, u]

@@ -23,10 +23,12 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+from numba import njit
 from numpy.typing import NDArray
 
 from defiance.interfaces.episodes import Draw, Episodes, Task, city_worlds
 from defiance.network.measurements import Observation
+from defiance.network.scheduling import LOOP
 
 Arrays = dict[str, Any]  # each value is an array
 
@@ -52,13 +54,25 @@ def action_space(episodes: Episodes) -> spaces.MultiDiscrete:
 def arrays(observation: Observation) -> Arrays:
     """An observation as the spaces say, batch first, in memory of its own."""
     assert observation.load is not None
-    seen = torch.where(observation.fresh[..., None], observation.rsrp_dbm, observation.floor_dbm)
+    rsrp_dbm, fresh = observation.rsrp_dbm.numpy(), observation.fresh.numpy()
+    seen = np.empty_like(rsrp_dbm)
+    _see_loop(rsrp_dbm, fresh, np.float32(observation.floor_dbm), seen)
     return {
-        "rsrp_dbm": seen.numpy(),
-        "serving": observation.serving.long().numpy(),
-        "fresh": observation.fresh.to(torch.int8).numpy(),
+        "rsrp_dbm": seen,
+        "serving": observation.serving.numpy().astype(np.int64),
+        "fresh": fresh.astype(np.int8),
         "load": observation.load.clamp(0, 1).numpy(),
     }
+
+
+@njit(**LOOP)
+def _see_loop(rsrp_dbm, fresh, floor_dbm, seen):  # type: ignore[no-untyped-def]
+    """What has come, and the floor in the rows of whom nothing came, `[W, U, C]`."""
+    worlds, users, cells = rsrp_dbm.shape
+    for w in range(worlds):
+        for u in range(users):
+            for c in range(cells):
+                seen[w, u, c] = rsrp_dbm[w, u, c] if fresh[w, u] else floor_dbm
 
 
 class HandoverVectorEnv(VectorEnv[Arrays, NDArray[np.int64], NDArray[Any]]):

@@ -54,61 +54,62 @@ class Failures:
     source: Tensor
     left: Tensor
 
+    def clone(self) -> Failures:
+        """A copy that shares no memory."""
+        return Failures(**{f.name: getattr(self, f.name).clone() for f in fields(self)})
+
     def since(self, start: Failures) -> Failures:
         """The same with the counts of an earlier time taken off."""
         return replace(self, **{name: getattr(self, name) - getattr(start, name) for name in COUNTS})
 
 
-def no_failures(worlds: int, users: int) -> Failures:
-    """Before the first decision."""
-    nothing = torch.zeros(worlds, users, dtype=torch.int32)
-    none = torch.full_like(nothing, NONE)
-    values = {f.name: none if f.name in ("source", "left") else nothing for f in fields(Failures)}
-    return Failures(**values)
+_Arrays = namedtuple("_Arrays", [f.name for f in fields(Failures)])  # type: ignore[misc]
 
 
-def fold_failures(
-    failures: Failures,
-    state: State,
-    config: RadioConfig,
-    *,
-    triggered: Tensor,
-    refused: Tensor,
-    target: Tensor,
-) -> Failures:
-    """Folds the steps since the last decision in; a user fails, and is re-established, at most once in them.
+class FailureFold:
+    """Folds the periods of a run, one after the other, into its failures, which it changes in place.
 
     A failure is shortly after a handover within the time of stay of a ping-pong (TR 36.839: 1 s).
 
-    Args:
+    Attributes:
         failures: so far.
-        state: at the end of these steps.
-        config: procedures.
-        triggered: whether the entering condition held, or a handover was wanted, at the last decision,
-            `[W, U]`.
-        refused: whether a command came while T310 ran, `[W, U]`.
-        target: cell that the last handover command named, `[W, U]`.
     """
-    after = Failures(*(getattr(failures, f.name).clone() for f in fields(Failures)))
-    _fold_loop(
-        _After(*(value.numpy() for value in vars(after).values())),
-        state.link_failures.numpy(),
-        state.handover_failures.numpy(),
-        state.serving.numpy(),
-        state.previous.numpy(),
-        state.status.numpy(),
-        state.stay_steps.numpy(),
-        state.timer_steps.numpy(),
-        triggered.numpy(),
-        refused.numpy(),
-        target.numpy(),
-        max(1, config.steps(config.reestablishment_s)),
-        config.steps(config.ping_pong_s),
-    )
-    return after
 
+    def __init__(self, worlds: int, users: int, config: RadioConfig) -> None:
+        """Nothing has failed yet."""
+        none = {name: NONE for name in ("source", "left")}
+        values = {
+            f.name: torch.full((worlds, users), none.get(f.name, 0), dtype=torch.int32)
+            for f in fields(Failures)
+        }
+        self.failures = Failures(**values)
+        self._arrays = _Arrays(*(value.numpy() for value in values.values()))
+        self._steps = max(1, config.steps(config.reestablishment_s)), config.steps(config.ping_pong_s)
 
-_After = namedtuple("_After", [f.name for f in fields(Failures)])  # type: ignore[misc]
+    def add(self, state: State, *, triggered: Tensor, refused: Tensor, target: Tensor) -> None:
+        """The steps since the last decision; a user fails, and is re-established, at most once in them.
+
+        Args:
+            state: at the end of these steps.
+            triggered: whether the entering condition held, or a handover was wanted, at the last decision,
+                `[W, U]`.
+            refused: whether a command came while T310 ran, `[W, U]`.
+            target: cell that the last handover command named, `[W, U]`.
+        """
+        _fold_loop(
+            self._arrays,
+            state.link_failures.numpy(),
+            state.handover_failures.numpy(),
+            state.serving.numpy(),
+            state.previous.numpy(),
+            state.status.numpy(),
+            state.stay_steps.numpy(),
+            state.timer_steps.numpy(),
+            triggered.numpy(),
+            refused.numpy(),
+            target.numpy(),
+            *self._steps,
+        )
 
 
 @njit(**LOOP)
@@ -116,7 +117,7 @@ def _fold_loop(  # type: ignore[no-untyped-def]
     after, link_failures, handover_failures, serving, previous, status, stay_steps, timer_steps,
     triggered, refused, target, reestablishment_steps, recent_steps,
 ):  # fmt: skip
-    """`fold_failures` in place, all `[W, U]`."""
+    """`FailureFold.add`; all `[W, U]`."""
     worlds, users = serving.shape
     for w in range(worlds):
         for u in range(users):

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from defiance.errors import DefianceError
 from defiance.network import kernel, reference
-from defiance.network.measurements import Observation, measure_in_place, reported, unmeasured
+from defiance.network.measurements import Observation, reported
 from defiance.network.messages import Messenger
+from defiance.network.procedures import NEVER, NO_PERIOD, Period
 from defiance.network.settings import RadioConfig
 from defiance.network.signalling import NO_BULK, BulkTraffic, Signalling, Signals
-from defiance.network.state import CONNECTED, NONE, State, but, initial, reestablish
+from defiance.network.state import CONNECTED, NONE, State, but, initial
 from defiance.network.world import World
 from defiance.seeding import Stream
 
@@ -122,8 +123,18 @@ class Loop:
             )
         self.periods_per_measurement = max(1, round(config.measurement_s / period_s))
         self.periods_per_exchange = max(1, round(config.xn_report_s / period_s))
-        self.sampled_from = period_steps - config.steps(config.sample_s)
+        self.nobody = torch.zeros(world.shape[:2], dtype=torch.bool)
+        self.nowhere = torch.full(world.shape[:2], NONE)
         self.step = kernel.stepping(world, config)
+        waits_s = config.air_delay_s + self.handling_s - self.until_command * config.step_s
+        self.period = NO_PERIOD._replace(
+            steps=period_steps,
+            sample_after=period_steps - config.steps(config.sample_s) if config.sample_s else NEVER,
+            refused=self.nobody.numpy(),
+            lottery=self.messenger.lottery,
+            wait_steps=config.steps(max(0.0, waits_s)),
+            executes=not conditional,
+        )
         self.signalling: Signalling | None = None
         if config.messages == "queued":
             self.signalling = Signalling(world, config, stream, self.messenger, bulk)
@@ -133,17 +144,15 @@ class Loop:
     def begin(self) -> Course:
         """Every user at the start of its route, served by the cell of least path loss."""
         world = self.world
-        worlds, users, cells = world.shape
         first = reference.path_gain_db(world, world.route_m[:, :, 0]).argmax(-1)
         state = initial(world, self.config, first)
-        nowhere = torch.full((worlds, users), NONE, dtype=torch.int64)
         return Course(
             state=state,
             periods=0,
-            wanted=nowhere,
-            target=nowhere,
-            refused=nowhere != NONE,
-            prepared=torch.zeros(worlds, users, cells, dtype=torch.bool),
+            wanted=self.nowhere,
+            target=self.nowhere.clone(),
+            refused=self.nobody,
+            prepared=torch.zeros(world.shape, dtype=torch.bool),
             load=torch.zeros_like(state.load),
             load_steps=state.load_steps.clone(),
             signals=self.signalling.begin() if self.signalling else None,
@@ -155,44 +164,35 @@ class Loop:
         What was wanted is prepared, commanded, executed; or executed at once, if prepared. The state is
         changed in place.
         """
-        config = self.config
         state, wanted, target, prepared = course.state, course.wanted, course.target, course.prepared
-        now_s, served, refused = course.periods * self.period_s, state.serving.clone(), course.refused
+        signals, refused = course.signals, self.nobody
         if self.conditional:
+            served = state.serving.clone()
             state, wanted = _execute_prepared(state, wanted, prepared)
             target = torch.where(state.target != NONE, state.target, target)
-        signals = course.signals
-        if self.signalling is None or signals is None:
-            state = self._run(state, 0, self.until_command)
-            commanded = self.messenger.command(state, wanted, course.periods, now_s + self.handling_s)
-            told = torch.where(commanded.target == wanted, wanted, NONE)
-            if not self.conditional:
-                target = torch.where(commanded.target != NONE, commanded.target, target)
-                state, refused = _refused(commanded, config)
-            state = self._run(state, self.until_command, self.period_steps)
-        else:
-            state, signals, told = self._run_queued(self.signalling, state, signals, course.periods)
-            target = torch.where(told != NONE, told, target)
-        if self.conditional:
-            named = (
-                torch.nn.functional.one_hot(told.clamp(min=0), prepared.shape[-1]) * (told != NONE)[..., None]
-            )
-            prepared = prepared | named.bool()
-
-        now_s += self.period_s
         measured = course.periods % self.periods_per_measurement == 0
+        rsrp_dbm = torch.empty_like(state.rsrp_dbm) if measured else torch.empty(0, 0, 0)
+        period = self.period._replace(target=target.numpy(), rsrp_dbm=rsrp_dbm.numpy())
+        if self.signalling is None or signals is None:
+            state, told, refused = self._run(state, wanted, course.periods, period)
+        else:
+            state, signals, told = self._run_queued(self.signalling, state, signals, course.periods, period)
+            target = torch.where(told != NONE, told, target)
         if measured:
-            state = measure_in_place(state, config)
+            state = but(state, rsrp_dbm=rsrp_dbm)
+        if self.conditional:
+            prepared = _with(prepared, told)
         load, load_steps = course.load, course.load_steps
         if course.periods % self.periods_per_exchange == self.periods_per_exchange - 1:
-            load = (state.load_steps - load_steps) / (self.periods_per_exchange * self.period_steps)
-            load_steps = state.load_steps.clone()
+            exchanged = (state.load_steps - load_steps) / (self.periods_per_exchange * self.period_steps)
+            load, load_steps = exchanged.float(), state.load_steps.clone()
         seen, connected = state.rsrp_dbm, state.status == CONNECTED
-        fresh = connected & measured
+        fresh = connected if measured else self.nobody
         if self.conditional:
             prepared = prepared & (connected & (state.serving == served))[..., None]
         if self.placement == "station":
-            seen = reported(seen, state.serving, floor_dbm=config.rsrp_floor_dbm)
+            floor_dbm = self.config.rsrp_floor_dbm
+            seen = reported(seen, state.serving, floor_dbm=floor_dbm)
             if self.signalling is None or signals is None:
                 fresh = self.messenger.report(state, fresh, course.periods, self._reported_cells)
             else:
@@ -209,13 +209,12 @@ class Loop:
             steps=(course.periods + 1) * self.period_steps,
             period_s=self.period_s,
             interval_s=self.periods_per_measurement * self.period_s if measured else 0.0,
-            floor_dbm=config.rsrp_floor_dbm,
-            load=load.float(),
+            floor_dbm=self.config.rsrp_floor_dbm,
+            load=load,
             prepared=prepared,
         )
-        nothing = torch.full_like(course.wanted, NONE)
         after = Course(
-            state, course.periods + 1, nothing, target, refused, prepared, load, load_steps, signals
+            state, course.periods + 1, self.nowhere, target, refused, prepared, load, load_steps, signals
         )
         return after, observation
 
@@ -229,25 +228,24 @@ class Loop:
         Returns:
             The course to advance, and the cells that were wanted by those who may, `[W, U]`, NONE elsewhere.
         """
-        state = course.state
-        free = (state.status == CONNECTED) & (state.target == NONE)  # no command is on its way
         if self.signalling is not None and course.signals is not None:
-            return self._ask_queued(self.signalling, course, course.signals, wanted, free)
-        wanted = torch.where(free & (wanted != state.serving), wanted, NONE)
-        heard = wanted
-        if self.placement == "device":
-            asks = wanted != NONE
-            if self.conditional:
-                asks &= ~_holds(course.prepared, wanted)
-            arrived = self.messenger.report(state, asks, course.periods - 1, self._reported_cells)
-            heard = torch.where(arrived | ~asks, wanted, NONE)
-        return replace(course, wanted=heard), wanted
+            return self._ask_queued(self.signalling, course, course.signals, wanted)
+        heard, wanted = self.messenger.ask(
+            course.state,
+            wanted.contiguous(),
+            course.prepared,
+            course.periods - 1,
+            self._reported_cells,
+            requests=self.placement == "device",
+        )
+        return but(course, wanted=heard), wanted
 
     def _ask_queued(
-        self, signalling: Signalling, course: Course, signals: Signals, wanted: Tensor, free: Tensor
+        self, signalling: Signalling, course: Course, signals: Signals, wanted: Tensor
     ) -> tuple[Course, Tensor]:
         """`ask` where requests wait: what is under way is wanted still, and nothing else."""
         state, now_s = course.state, signalling.time_s(course.periods * self.period_steps)
+        free = (state.status == CONNECTED) & (state.target == NONE)  # no command is on its way
         pending = torch.from_numpy(signals.asked != NONE).view(free.shape)
         wanted = torch.where(free & ~pending & (wanted != state.serving), wanted, NONE)
         at_once = _holds(course.prepared, wanted) if self.conditional else torch.zeros_like(free)
@@ -266,15 +264,26 @@ class Loop:
     def _reported_cells(self) -> int:
         return min(self.world.shape[2], 9)
 
-    def _run(self, state: State, first: int, end: int) -> State:
-        """From one step of a period to another; what is measured starts with the sample."""
-        if self.config.sample_s and first <= self.sampled_from < end:
-            state = unmeasured(self.step(state, self.sampled_from - first))
-            first = self.sampled_from
-        return self.step(state, end - first)
+    def _run(
+        self, state: State, wanted: Tensor, periods: int, period: Period
+    ) -> tuple[State, Tensor, Tensor]:
+        """The steps of a period, the cells that commands named in it, and who was refused, `[W, U]`."""
+        told, refused = torch.empty_like(wanted), self.nobody
+        if self.config.messages == "t310" and not self.conditional:
+            refused = torch.empty_like(refused)
+        period = period._replace(
+            command_after=self.until_command,
+            wanted=wanted.numpy(),
+            told=told.numpy(),
+            refused=refused.numpy(),
+            number=4 * periods + 1,
+        )
+        state = self.step(state, self.period_steps, period)
+        self.messenger.commanded(period.wanted, period.told)
+        return state, told, refused
 
     def _run_queued(
-        self, signalling: Signalling, state: State, signals: Signals, periods: int
+        self, signalling: Signalling, state: State, signals: Signals, periods: int, period: Period
     ) -> tuple[State, Signals, Tensor]:
         """The steps of a period, and the cells that commands named in it, `[W, U]`."""
         told = np.full(state.status.numel(), NONE)
@@ -288,13 +297,11 @@ class Loop:
                 if not self.conditional:
                     late_s = at_s - signalling.time_s(steps)
                     state = _commanded(state, user, told[user], late_s / self.config.step_s)
-            if self.config.sample_s and number == self.sampled_from:
-                state = unmeasured(state)
             if signals.bulk_down.idle:
-                state = self.step(state, 1)
+                state = self.step(state, 1, period, number)
             else:
                 offered_bits = state.bulk_bits.numpy().flatten()
-                state = self.step(state, 1)
+                state = self.step(state, 1, period, number)
                 signals = signalling.settle(signals, state, offered_bits, steps + 1)
         return state, signals, torch.from_numpy(told).view(state.status.shape)
 
@@ -314,18 +321,15 @@ def _holds(prepared: Tensor, cell: Tensor) -> Tensor:
     return prepared.gather(-1, cell.clamp(min=0)[..., None]).squeeze(-1) & (cell != NONE)
 
 
+def _with(prepared: Tensor, cell: Tensor) -> Tensor:
+    """Cells that devices hold once the configuration of a cell, `[W, U]` or NONE, has come, `[W, U, C]`."""
+    named = torch.nn.functional.one_hot(cell.clamp(min=0), prepared.shape[-1]) * (cell != NONE)[..., None]
+    return prepared | named.bool()
+
+
 def _execute_prepared(state: State, wanted: Tensor, prepared: Tensor) -> tuple[State, Tensor]:
     """Starts the handovers to prepared cells without a command; returns what is still to be prepared."""
     now = _holds(prepared, wanted) & (state.status == CONNECTED)
     target = torch.where(now, wanted, state.target).int()
     command_steps = torch.where(now, 0, state.command_steps).int()
     return replace(state, target=target, command_steps=command_steps), torch.where(now, NONE, wanted)
-
-
-def _refused(state: State, config: RadioConfig) -> tuple[State, Tensor]:
-    """Handover failure of TR 36.839 clause 5.2.1.3: the command comes while T310 runs, `[W, U]`."""
-    refused = (state.status == CONNECTED) & (state.target != NONE) & (state.t310_steps != NONE)
-    if config.messages != "t310" or not bool(refused.any()):
-        return state, torch.zeros_like(refused)
-    state = reestablish(state, refused, config)
-    return replace(state, handover_failures=state.handover_failures + refused.int()), refused

@@ -55,19 +55,6 @@ def measure(state: State, config: RadioConfig) -> State:
     return but(unmeasured(state), rsrp_dbm=rsrp.clamp(min=config.rsrp_floor_dbm))
 
 
-def measure_in_place(state: State, config: RadioConfig) -> State:
-    """`measure` on the CPU for a caller that owns the state, whose sums are emptied."""
-    rsrp_dbm = torch.empty_like(state.rsrp_sum_mw)
-    _measure_loop(
-        state.rsrp_sum_mw.flatten(1).numpy(),
-        state.measured_steps.numpy(),
-        config.resource_elements,
-        np.float32(config.rsrp_floor_dbm),
-        rsrp_dbm.flatten(1).numpy(),
-    )
-    return but(state, rsrp_dbm=rsrp_dbm)
-
-
 def unmeasured(state: State) -> State:
     """The state from which a new measurement begins."""
     return but(
@@ -114,15 +101,16 @@ def reported(
 
 
 @njit(**LOOP, fastmath={"contract", "reassoc"})
-def _measure_loop(sums_mw, steps, resource_elements, floor_dbm, rsrp_dbm):  # type: ignore[no-untyped-def]
-    """Writes `rsrp_dbm`, `[W, n]`; zeros the sums, `[W, n]`, and the steps that they are of, `[W]`."""
-    for w in range(len(sums_mw)):
-        per_element = np.float32(1 / (max(steps[w], 1) * resource_elements))
-        for k in range(sums_mw.shape[1]):
-            rsrp = np.float32(10) * log10(max(sums_mw[w, k] * per_element, np.float32(1e-20)))
-            rsrp_dbm[w, k] = max(rsrp, floor_dbm)
-            sums_mw[w, k] = 0
-        steps[w] = 0
+def measure_users(w, state, radio, rsrp_dbm):  # type: ignore[no-untyped-def]
+    """`measure` of a world in place, into `rsrp_dbm`, `[W, U, C]`; `radio` by the names of `kernel`'s."""
+    per_element = np.float32(1 / (max(state.measured_steps[w], 1) * radio.resource_elements))
+    links = rsrp_dbm.shape[1] * rsrp_dbm.shape[2]
+    sums_mw, measured_dbm = state.rsrp_sum_mw[w].reshape(links), rsrp_dbm[w].reshape(links)
+    for k in range(links):
+        rsrp = np.float32(10) * log10(max(sums_mw[k] * per_element, np.float32(1e-20)))
+        measured_dbm[k] = max(rsrp, radio.floor_dbm)
+        sums_mw[k] = 0
+    state.measured_steps[w] = 0
 
 
 @njit(inline="always")

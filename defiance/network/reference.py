@@ -15,7 +15,7 @@ from torch import Tensor
 from defiance.network.rates import offered_rates, transport_blocks
 from defiance.network.scheduling import LEAST_MEAN_BPS, LEAST_SHARE, band_phasors, shares
 from defiance.network.settings import FADING_SHARE, SPEED_OF_LIGHT_MPS, RadioConfig
-from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State
+from defiance.network.state import CONNECTED, EXECUTING, NONE, REESTABLISHING, State, but, reestablish
 from defiance.network.traffic import arrive, depart
 from defiance.network.world import TRAVELLED_PER_TURN, World
 from defiance.radio.link_adaptation import olla_step
@@ -38,6 +38,32 @@ def step(world: World, state: State, config: RadioConfig, steps: int = 1) -> Sta
     for _ in range(steps):
         state = _step(world, state, config)
     return state
+
+
+def command(state: State, told: Tensor, wait_steps: int, config: RadioConfig) -> tuple[State, Tensor]:
+    """Handover commands arrive between two steps; with `messages = "t310"` late ones fail the handover.
+
+    That is the criterion of TR 36.839 clause 5.2.1.3: a command that comes while T310 runs.
+
+    Args:
+        state: between the steps.
+        told: cell that a user's command names, `[W, U]`; NONE without one.
+        wait_steps: until it is executed.
+        config: the procedures.
+
+    Returns:
+        The state, and whose command came too late, `[W, U]`.
+    """
+    commanded = told != NONE
+    state = but(
+        state,
+        target=torch.where(commanded, told, state.target).int(),
+        command_steps=torch.where(commanded, wait_steps, state.command_steps).int(),
+    )
+    late = (state.status == CONNECTED) & (state.target != NONE) & (state.t310_steps != NONE)
+    refused = late & (config.messages == "t310")
+    state = reestablish(state, refused, config)
+    return but(state, handover_failures=state.handover_failures + refused.int()), refused
 
 
 def position_m(world: World, travelled_m: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from defiance.errors import DefianceError
 from defiance.network import reference
-from defiance.network.failures import Failures, fold_failures, no_failures
+from defiance.network.failures import FailureFold, Failures
 from defiance.network.loop import Loop, Placement
 from defiance.network.measurements import Observation
 from defiance.network.settings import RadioConfig
@@ -161,26 +161,25 @@ def simulate(
     )
     course = loop.begin()
     memory = policy.initial(worlds, users, cells)
+    enters = isinstance(memory, Triggering)
     triggered = course.wanted != NONE
-    failures = no_failures(worlds, users)
+    fold = FailureFold(worlds, users, config)
     counting_from = math.ceil(warm_up_s / loop.period_s)
     periods = counting_from + max(1, round(duration_s / loop.period_s))
     check_routes(world, periods * loop.period_s)
     frames: list[tuple[Tensor, ...]] = []
-    start, failures_before = course.state.clone(), failures
+    start, failures_before = course.state.clone(), fold.failures.clone()
     for period in range(periods):
         if period == counting_from:
-            start, failures_before = course.state.clone(), failures
+            start, failures_before = course.state.clone(), fold.failures.clone()
             loop.messenger.reset()
         course, observation = loop.advance(course)
-        failures = fold_failures(
-            failures, course.state, config, triggered=triggered, refused=course.refused, target=course.target
-        )
+        fold.add(course.state, triggered=triggered, refused=course.refused, target=course.target)
         memory, wanted = policy.decide(memory, observation)
         course, wanted = loop.ask(course, wanted)
         triggered = wanted != NONE
-        if isinstance(memory, Triggering):
-            triggered = triggered | memory.entered
+        if enters:
+            triggered |= memory.entered
         if record and period >= counting_from:
             frames.append(_frame(world, course.state, observation, start))
         if advance is not None:
@@ -198,7 +197,7 @@ def simulate(
         bulk_delay_s=messenger.bulk_delay_s / messenger.bulk,
         wire_delay_s=messenger.wire_delay_s / messenger.wire,
         decisions=torch.full((worlds,), (periods - counting_from) * users),
-        failures=failures.since(failures_before),
+        failures=fold.failures.since(failures_before),
         log=Log(*(torch.stack(column) for column in zip(*frames, strict=True))) if frames else None,
     )
 
