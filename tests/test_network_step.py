@@ -1,6 +1,8 @@
 """The kernel is the reference; the step is pure; traffic is conserved."""
 
+import os
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from worlds import corridor, gain_for_snr, random_world, start
 
 from defiance.errors import DefianceError
-from defiance.network import kernel, reference
+from defiance.network import forget_stale_loops, kernel, reference
 from defiance.network.loop import Loop
 from defiance.network.measurements import measure
 from defiance.network.settings import LINK_ADAPTATIONS, SCHEDULERS, LinkAdaptation, RadioConfig, Scheduler
@@ -199,6 +201,17 @@ def test_a_run_elsewhere_than_on_a_cpu_is_refused() -> None:
     world = random_world(1, 1, 2, 2).to("meta")
     with pytest.raises(DefianceError, match="move them with"):
         Loop(world, RadioConfig(), stream(1, "m"), placement="device", period_steps=5)
+
+
+def test_compiled_loops_older_than_a_source_are_forgotten(tmp_path: Path) -> None:
+    """Numba would take a kernel from before a change of what is compiled into it."""
+    cache = tmp_path / "__pycache__"
+    cache.mkdir()
+    for name, at_s in (("a.py", 1), ("b.py", 3), ("__pycache__/old.nbi", 2), ("__pycache__/new.nbi", 4)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (at_s, at_s))
+    forget_stale_loops(tmp_path)
+    assert [index.name for index in cache.iterdir()] == ["new.nbi"]
 
 
 @pytest.mark.parametrize("step", [kernel.step, reference.step])
