@@ -1,6 +1,6 @@
 # DEFIANCE on a bare clone: needs python3 (3.11 or newer) with pip, make and gcc; everything else goes to .venv.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench calibration ns3 bler walks weights readme clean
+.PHONY: help setup demo test test-deploy check bench calibration ns3 bler walks weights readme clean
 .DELETE_ON_ERROR:
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ STAMP  := .venv/.installed
 
 help:  ## this list
 	@echo "DEFIANCE: is AI in a cellular network worth its cost?"
-	@sed -n 's/^\([a-z/A-Z%]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | sed 's/%/NAME/' | \
+	@sed -n 's/^\([a-z/A-Z%-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | sed 's/%/NAME/' | \
 	  awk -F'|' '{ printf "%-22s %s\n", $$1, $$2 }'
 
 setup: $(STAMP)  ## install everything into .venv, once
@@ -31,6 +31,9 @@ demo: $(STAMP)  ## run the study `worth` with few seeds, print its verdict, writ
 
 test: $(STAMP)  ## run the tests
 	$(BIN)/python -m pytest
+
+test-deploy: $(STAMP)  ## kill the processes of Flower deployments one by one (10 minutes)
+	$(BIN)/python -m pytest -m deploy tests/test_deploy.py
 
 check: $(STAMP)  ## formatting, lint, types, import rules
 	$(BIN)/ruff format --check .

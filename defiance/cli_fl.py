@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +66,71 @@ def simulate(
     )
     flower.simulate(_work(app), settings)
     _tell(out)
+
+
+@fl.command()
+def deploy(
+    app: App = "",
+    nodes: Nodes = 3,
+    rounds: Rounds = 5,
+    steps: Steps = 50,
+    learning_rate: Rate = 1e-3,
+    patience: Patience = 10,
+    seed: Seed = 0,
+    least: Least = 1,
+    round_timeout: Timeout = 600.0,
+    out: Out = Path("out/federated"),
+    resume: Resume = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the SuperLink.", show_default="a free one")
+    ] = 0,
+    superlink: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Use this SuperLink, and the SuperNodes that it has.")
+    ] = "",
+    root_certificates: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="PEM file that the SuperLink's certificate is of.")
+    ] = None,
+    server_folder: Annotated[
+        str,
+        typer.Option(help="Checkpoint and model there, on the SuperLink's machine.", show_default="--out"),
+    ] = "",
+) -> None:
+    """Run the Flower app on a real SuperLink and SuperNodes, as processes with TLS and node authentication.
+
+    They listen on 127.0.0.1 and end with this command; certificates and keys are made anew in --out. A node
+    that dies is left out. When SuperLink or ServerApp die, the same command with --resume goes on after the
+    last whole round, to the same result.
+
+    With --superlink the app goes to a SuperLink of yours. Its SuperNodes need defiance-ran[flower], and to
+    be started with --node-config 'partition-id=0 num-partitions=3', each with its own number.
+    """
+    module = _flower("defiance.learn.flower.deploy")
+    settings = _settings(
+        nodes, rounds, steps, learning_rate, patience, seed, least, round_timeout, out, resume
+    )
+    work, source, folder = _work(app), app or HANDOVER, out.expanduser().resolve() / "deployment"
+    try:
+        if superlink:
+            if root_certificates is None:
+                raise DefianceError("--superlink needs --root-certificates FILE, to know it by")
+            settings = replace(settings, folder=server_folder or settings.folder)
+            there = module.SuperLink(superlink, root_certificates)
+            module.submit(there, source, settings, folder, _say)
+        elif root_certificates or server_folder:
+            raise DefianceError("--root-certificates and --server-folder are for a --superlink of yours")
+        else:
+            module.deploy(work, source, settings, folder, port, _say)
+    except KeyboardInterrupt:
+        print("defiance: interrupted; finished rounds are kept, go on with --resume", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if superlink and not (out / "model.safetensors").is_file():
+        print(f"\nmodel   model.safetensors in {settings.folder} on the SuperLink's machine")
+        return
+    _tell(out)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _flower(module: str) -> Any:

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "defiance"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 TRACER = ("sionna.rt", "mitsuba", "drjit")
 OPTIONAL = {  # extras, and stable-baselines3, which only tests install: who may import them
-    ("flwr",): PACKAGE / "learn" / "flower",
+    ("cryptography", "flwr", "httpx"): PACKAGE / "learn" / "flower",
     ("gymnasium", "pettingzoo", "stable_baselines3"): PACKAGE / "interfaces",
     ("onnx", "onnxruntime"): PACKAGE / "control" / "onnx_exchange.py",
     ("ray",): PACKAGE / "studies" / "cluster.py",

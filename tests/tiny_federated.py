@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +34,7 @@ def samples(node: int) -> int:
 
 
 def local(place: Place) -> NodeData[tuple[Tensor, Tensor]]:
+    time.sleep(float(os.environ.get("TINY_PAUSE_S", "0")))  # so that tests can kill who is at work
     own = slice(place.node, place.node + 1)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -73,6 +73,11 @@ def keep(folder: Path, memory: Memory) -> None:
     write_atomically(folder / f"{memory.round}.safetensors", payload)
 
 
+def node_folder(base: Path, node: int, nodes: int) -> Path:
+    """A node's own, where it isn't told."""
+    return base / f"node-{node}-of-{nodes}"
+
+
 def answer(work: Deployable, place: Place, name: str, content: RecordDict) -> RecordDict:
     """What a node makes of a message: its judgement, and its update if it is asked for one."""
     ask = Ask.read(dict(content.config_records["ask"]))
@@ -113,7 +118,7 @@ def identity(context: Context, default: Path) -> tuple[Place, str]:
             "start the SuperNode with --node-config 'partition-id=0 num-partitions=3', its own number first"
         ) from error
     name = str(given.get("name", f"node-{node}"))
-    folder = Path(str(given.get("folder", default / f"node-{node}-of-{nodes}"))).expanduser()
+    folder = Path(str(given.get("folder", node_folder(default, node, nodes)))).expanduser()
     return Place(node, nodes, 0, folder), name
 
 
@@ -167,10 +172,9 @@ def simulate(work: Deployable, settings: Settings) -> None:
     from flwr.simulation import run_simulation
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
+    base = Path(settings.folder, "nodes")
     places = [
-        Place(
-            n, settings.nodes, settings.seed, Path(settings.folder, "nodes", f"node-{n}-of-{settings.nodes}")
-        )
+        Place(n, settings.nodes, settings.seed, node_folder(base, n, settings.nodes))
         for n in range(settings.nodes)
     ]
     if work.prepare is not None:
