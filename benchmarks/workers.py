@@ -1,7 +1,7 @@
 """What two processes bring a study on two cores: `python -m benchmarks.workers`.
 
-The study `worth`, small, anew each time: wall-clock time with one process and with two, in turns. Starting
-processes, importing, and waiting for the slowest part are in it. Needs an idle machine.
+The study `worth`, small, in four scenarios, anew each time: wall-clock time with one process and with two, in
+turns. Starting processes, importing, and waiting for the slowest part are in it. Needs an idle machine.
 """
 
 import json
@@ -14,15 +14,19 @@ from benchmarks.step import machine
 from defiance.parts import Parts
 from defiance.studies import Silent, Workers, worth
 
-TURNS = 3
+TURNS = 1
 
+QUICK = worth.PRESETS["quick"]
 CONFIG = replace(
-    worth.PRESETS["quick"],
+    QUICK,
     unseen_scene="",
+    speeds_kmh=(30.0, 50.0),
+    loads=(0.5, 1.0),
+    caps=QUICK.caps[:1],
     users=40,
     validation_users=30,
-    validation_s=30.0,
-    training=replace(worth.PRESETS["quick"].training, worlds=4, rounds=6, federated_rounds=30),
+    validation_s=20.0,
+    training=replace(QUICK.training, worlds=4, rounds=3, federated_rounds=15),
 )
 
 

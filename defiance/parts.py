@@ -92,6 +92,11 @@ class Parts:
         payload = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
         write_atomically(self._path(key, ".safetensors"), f"{_checksum(payload)}\n".encode() + payload)
 
+    def drop_tensors(self, prefix: str) -> None:
+        """Forgets the tensors of all keys that begin so: what was only kept on the way takes room."""
+        for path in self.folder.glob(f"{quote(prefix, safe='')}*.safetensors"):
+            path.unlink(missing_ok=True)
+
     def _path(self, key: str, suffix: str) -> Path:
         return self.folder / (quote(key, safe="") + suffix)
 

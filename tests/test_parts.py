@@ -36,6 +36,15 @@ def test_parts_come_back_in_a_new_process_and_only_to_their_own_run(tmp_path: Pa
     assert Parts.open(tmp_path, "e" * 64).get(KEY) is None
 
 
+def test_tensors_that_were_kept_on_the_way_are_forgotten(tmp_path: Path) -> None:
+    parts = opened(tmp_path)
+    for key in ("recorded/a", "recorded/b", "model"):
+        parts.put_tensors(key, TENSORS)
+    parts.drop_tensors("recorded/")
+    assert parts.get_tensors("recorded/a") is None and parts.get_tensors("recorded/b") is None
+    assert parts.get_tensors("model") is not None
+
+
 def test_tensors_that_share_memory_are_kept_apart(tmp_path: Path) -> None:
     shared = torch.zeros(3, requires_grad=True)
     opened(tmp_path).put_tensors(KEY, {"a": shared, "b": shared})

@@ -24,8 +24,10 @@ from defiance.studies.cluster import TRIES, WorkerLost, cluster
 Job = tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]
 """A part's key, the function that makes it, and its arguments after the configuration.
 
-A part `train/KEY` is finished only if the tensors of KEY are there, too.
+A part `train/KEY` or `record/KEY` is finished only if the tensors of KEY are there, too.
 """
+
+KEEPING = ("train/", "record/")
 
 Submit = Callable[..., Future[dict[str, Any]]]
 
@@ -143,9 +145,10 @@ def part(parts: Parts, key: str) -> dict[str, Any]:
 
 
 def finished(parts: Parts, key: str) -> bool:
-    """Whether a part is there, and the weights too where it is a trained model's."""
-    trained = key.removeprefix("train/")
-    return parts.get(key) is not None and (trained == key or parts.get_tensors(trained) is not None)
+    """Whether a part is there, and the tensors too where it keeps some."""
+    if parts.get(key) is None:
+        return False
+    return not key.startswith(KEEPING) or parts.get_tensors(key.partition("/")[2]) is not None
 
 
 def _start() -> None:

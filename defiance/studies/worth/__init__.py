@@ -18,10 +18,11 @@ from defiance.errors import DefianceError
 from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.studies import ALL_CORES, Progress, Workers, pool
-from defiance.studies.pool import Job, do, part
+from defiance.studies.pool import Job, do, finished, part
 from defiance.studies.worth import contention, experiments, sheet
+from defiance.studies.worth.contention import CONTROL_LINKS
 from defiance.studies.worth.environment import prepare
-from defiance.studies.worth.experiments import Model
+from defiance.studies.worth.experiments import RECORDED, Model
 from defiance.studies.worth.settings import (
     PRESETS,
     SEEDS,
@@ -32,6 +33,7 @@ from defiance.studies.worth.settings import (
     contended_scenario,
     home_scenarios,
     kinds,
+    recorded_scenarios,
 )
 
 __all__ = ["PRESETS", "SEEDS", "Config", "run"]
@@ -78,6 +80,10 @@ def run(
         if away and model.regime == "central" and model.map == away.map
     ]
     with pool.workers(workers, parts) as submit:
+        afar = bool(workers.ray)  # recordings are large: on a cluster every worker makes its own
+        if not afar:
+            jobs = _recordings(config, models, parts)
+            do("recording what is learned from", jobs, config, parts, progress, submit)
         do(
             "training the learned functions, tuning the rule",
             [(f"train/{m.key}", experiments.train, (m, parts)) for m in models]
@@ -88,11 +94,16 @@ def run(
             s: {c["cap"]: c["validation_handovers"] for c in part(parts, f"a3/{s.name()}/{tests}")["caps"]}
             for s in everywhere
         }
+        if tuned and not afar:
+            few = experiments.finetuning(config)
+            jobs = _recordings(few, tuned, parts)
+            do("recording in the unseen city", jobs, few, parts, progress, submit)
         do(
             "fine-tuning in the unseen city",
             [(f"train/{m.key}", experiments.train, (m, parts)) for m in tuned],
             config, parts, progress, submit,
         )  # fmt: skip
+        parts.drop_tensors(RECORDED)
         judged = [(m, s) for m in models for s in scenarios if m.map == s.map]
         if away:
             judged += [
@@ -125,7 +136,7 @@ def run(
             calibration=environment.calibration,
         )
         pictured = [s for s in scenarios if s.map == config.maps[0] and s.speed_kmh >= 10] or scenarios[:1]
-        jobs: list[Job] = []
+        jobs = []
         for s in pictured:
             for name, model, setting in sheet.pictured(results, s):
                 jobs.append(
@@ -133,21 +144,31 @@ def run(
                 )
         do("recording places and distributions", jobs, config, parts, progress, submit)
         busy = contended_scenario(config)
-        contended: dict[tuple[str, str], tuple[str, Any, tuple[Any, ...]]] = {}
+        contended: dict[tuple[str, str], dict[str, Job]] = {}
         for candidate, regime, model, setting, rounds in sheet.contended(results, busy):
-            key = f"contention/{candidate if model is None else model.key}/{busy.name()}/{tests}"
-            arguments = (busy, model, setting, rounds, parts, seeds)
-            contended[candidate, regime] = (key, contention.contention, arguments)
-        do("judging with messages that wait", [*contended.values()], config, parts, progress, submit)
+            told: dict[str, Job] = {}
+            for links in CONTROL_LINKS if model else CONTROL_LINKS[:2]:
+                key = f"contention/{model.key if model else candidate}/{links}/{busy.name()}/{tests}"
+                arguments = (busy, model, setting, rounds, links, parts, seeds)
+                told[links] = (key, contention.contention, arguments)
+            contended[candidate, regime] = told
+        do(
+            "judging with messages that wait",
+            [job for told in contended.values() for job in told.values()],
+            config, parts, progress, submit,
+        )  # fmt: skip
     results.pictures.update({key: part(parts, key) for key, _, _ in jobs})
-    results.contention.update({kind: part(parts, key) for kind, (key, _, _) in contended.items()})
+    for kind, told in contended.items():
+        found = {links: part(parts, key) for links, (key, _, _) in told.items()}
+        # a rule is not trained: no models of its own are in its way
+        results.contention[kind] = {links: found.get(links, found["queued"]) for links in CONTROL_LINKS}
     made = sheet.sheet(results)
-    told = configuration.to_dict(asked)
+    answered = configuration.to_dict(asked)
     if asked.prices:
-        told["constants"] = configuration.to_dict(environment.prices)
+        answered["constants"] = configuration.to_dict(environment.prices)
     if environment.faults:
-        told["trace_faults"] = list(environment.faults)
-    return replace(made, config=told, verdict=made.verdict + environment.remark)
+        answered["trace_faults"] = list(environment.faults)
+    return replace(made, config=answered, verdict=made.verdict + environment.remark)
 
 
 def seeds_name(seeds: tuple[int, ...]) -> str:
@@ -170,6 +191,16 @@ def _check_cities(config: Config, away: Scenario) -> None:
             f"scene {config.scene} has {sectors[0]} sectors and unseen_scene {config.unseen_scene} "
             f"{sectors[1]}, so no model can move; name a city with as many, or none: --set unseen_scene="
         )
+
+
+def _recordings(config: Config, models: list[Model], parts: Parts) -> list[Job]:
+    """What the models that aren't trained yet learn from, scenario by scenario."""
+    untrained = [m for m in models if not finished(parts, f"train/{m.key}")]
+    return [
+        (f"record/{RECORDED}{placement}/{s.name()}", experiments.record, (placement, s, parts))
+        for placement, city, map_ in dict.fromkeys((m.placement, m.city(config), m.map) for m in untrained)
+        for s in recorded_scenarios(config, city, map_)
+    ]
 
 
 def _picture(

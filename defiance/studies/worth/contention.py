@@ -37,10 +37,11 @@ def contention(
     model: Model | None,
     setting: list[float],
     rounds: int,
+    links: str,
     parts: Parts,
     seeds: tuple[int, ...],
 ) -> dict[str, Any]:
-    """The rule (no model) or a learned function on the test worlds, over every kind of control link.
+    """The rule (no model) or a learned function on the test worlds, over one kind of control link.
 
     Args:
         config: of the study.
@@ -48,6 +49,7 @@ def contention(
         model: who decides; None: the rule.
         setting: the rule's parameters, or the threshold.
         rounds: of the model's training.
+        links: one of `CONTROL_LINKS`; the rule has no models to carry.
         parts: with the model's weights.
         seeds: of the test worlds.
     """
@@ -56,26 +58,19 @@ def contention(
     )
     worlds = worlds_of(config, scenario, "test", seeds)
     traffic = NO_BULK
-    if model is not None:
+    if model is not None and links == "queued-models":
         weights = parts.get_tensors(model.key)
         assert weights is not None
         copied = weights if model.regime == "local" else {name: w[:1] for name, w in weights.items()}
         model_bits = 32 * sum(w.numel() for w in copied.values())
         traffic = training_traffic(config, model, worlds, model_bits, rounds)
-    found: dict[str, Any] = {}
-    for links in CONTROL_LINKS:
-        if links == "queued-models" and not len(traffic):
-            found[links] = found["queued"]  # a rule is not trained
-            continue
-        radio = replace(config.radio, messages="ideal" if links == "ideal" else "queued")
-        bulk = traffic if links == "queued-models" else NO_BULK
-        outcome = simulate(worlds, radio, policy, stream(0, "messages"), duration_s=config.test_s, bulk=bulk)
-        found[links] = per_world(outcome, worlds, radio) | {
-            "command_delay": outcome.command_delay_s.tolist(),
-            "model_delay": outcome.bulk_delay_s.tolist(),
-            "wire_delay": outcome.wire_delay_s.tolist(),
-        }
-    return found
+    radio = replace(config.radio, messages="ideal" if links == "ideal" else "queued")
+    outcome = simulate(worlds, radio, policy, stream(0, "messages"), duration_s=config.test_s, bulk=traffic)
+    return per_world(outcome, worlds, radio) | {
+        "command_delay": outcome.command_delay_s.tolist(),
+        "model_delay": outcome.bulk_delay_s.tolist(),
+        "wire_delay": outcome.wire_delay_s.tolist(),
+    }
 
 
 def training_traffic(

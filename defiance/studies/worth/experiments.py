@@ -50,6 +50,7 @@ from defiance.studies.worth.settings import (
     away_scenario,
     caps,
     handover_limit,
+    recorded_scenarios,
 )
 
 OFFSETS_DB = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0)
@@ -252,48 +253,60 @@ def tune_and_test_a3(config: Config, scenario: Scenario, seeds: tuple[int, ...])
 # ---------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
-def experience_of(config: Config, city: str, map_: str, placement: str) -> Experience:
-    """What was recorded in all speeds and loads of a city while the behaviour rule ran."""
-    period = PERIOD_STEPS[placement]
+EXPERIENCE = ("rsrp_dbm", "value", "serving")
+RECORDED = "experience/"
+"""What keys of recorded experience begin with."""
+
+
+def recording(config: Config, placement: str, scenario: Scenario) -> Experience:
+    """What is learned from in one scenario, recorded while the behaviour rule ran."""
     behaviour = replace(
         BEHAVIOUR,
-        period_steps=period,
+        period_steps=PERIOD_STEPS[placement],
         placement="device" if placement == "device" else "station",
     )
     settings = config.training
-    target = Target(
-        handover_cost=settings.handover_cost, discount=settings.discount, rate_weight=settings.rate_weight
+    # on foot few places are passed in the time: a third of the worlds is enough
+    count = settings.worlds if scenario.speed_kmh >= 10 else max(1, settings.worlds // 3)
+    worlds = worlds_of(config, scenario, "training", tuple(range(count)))
+    outcome = simulate(
+        worlds,
+        config.radio,
+        behaviour,
+        stream(0, "messages"),
+        duration_s=settings.duration_s,
+        record=True,
     )
+    assert outcome.log is not None
+    mean_load = (outcome.state.load_steps * config.radio.step_s / outcome.duration_s).float()
+    return hindsight(
+        outcome.log.rsrp_dbm.flatten(1, 2),
+        mean_load.repeat_interleave(settings.users, 0),
+        outcome.log.serving.flatten(1, 2),
+        config.radio,
+        Target(
+            handover_cost=settings.handover_cost, discount=settings.discount, rate_weight=settings.rate_weight
+        ),
+    )
+
+
+def record(config: Config, placement: str, scenario: Scenario, parts: Parts) -> dict[str, Any]:
+    """Keeps what `recording` finds as tensors, so that every process can learn from it."""
+    found = recording(config, placement, scenario)
+    parts.put_tensors(
+        f"{RECORDED}{placement}/{scenario.name()}", {name: getattr(found, name) for name in EXPERIENCE}
+    )
+    return {"samples": found.serving.numel()}
+
+
+@lru_cache(maxsize=1)
+def experience_of(config: Config, city: str, map_: str, placement: str, parts: Parts) -> Experience:
+    """What is learned from in all speeds and loads of a city: what `record` kept, or recorded now."""
     found = []
-    for speed in config.speeds_kmh:
-        for load_ in config.loads if speed >= 10 else config.loads[:1]:
-            scenario = Scenario(city, speed, load_, map_)
-            # on foot few places are passed in the time: a third of the worlds is enough
-            recorded = settings.worlds if speed >= 10 else max(1, settings.worlds // 3)
-            worlds = worlds_of(config, scenario, "training", tuple(range(recorded)))
-            outcome = simulate(
-                worlds,
-                config.radio,
-                behaviour,
-                stream(0, "messages"),
-                duration_s=settings.duration_s,
-                record=True,
-            )
-            assert outcome.log is not None
-            mean_load = (outcome.state.load_steps * config.radio.step_s / outcome.duration_s).float()
-            found.append(
-                hindsight(
-                    outcome.log.rsrp_dbm.flatten(1, 2),
-                    mean_load.repeat_interleave(settings.users, 0),
-                    outcome.log.serving.flatten(1, 2),
-                    config.radio,
-                    target,
-                )
-            )
-    return Experience(
-        *(torch.cat([getattr(e, name) for e in found], 1) for name in ("rsrp_dbm", "value", "serving"))
-    )
+    for scenario in recorded_scenarios(config, city, map_):
+        kept = parts.get_tensors(f"{RECORDED}{placement}/{scenario.name()}")
+        found.append(recording(config, placement, scenario) if kept is None else Experience(**kept))
+    return Experience(*(torch.cat([getattr(e, name) for e in found], 1) for name in EXPERIENCE))
 
 
 def model_for(scene: Scene, parameters: Parameters) -> ValueModel:
@@ -315,6 +328,10 @@ class Model:
         """Key of its part."""
         return f"learned-{self.placement}/{self.regime}/{self.map}/seed{self.seed}"
 
+    def city(self, config: Config) -> str:
+        """Where it is trained."""
+        return Path(config.unseen_scene if self.regime.startswith("finetuned") else config.scene).stem
+
     @property
     def home(self) -> Model:
         """The model that a fine-tuned one starts from."""
@@ -325,19 +342,19 @@ def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
     """Trains one model (or one per station), books what it took, and keeps its weights."""
     settings = config.training
     finetuned = model.regime.startswith("finetuned")
-    city = Path(config.unseen_scene if finetuned else config.scene).stem
+    city = model.city(config)
     scene = scene_of(config, city, model.map)
     sites = len(scene.site_position_m)
     nodes = 1 if finetuned or model.regime == "central" else sites
     random = stream(model.seed, "training", model.placement, model.regime, model.map)
     if finetuned:
         # a small part of the unseen city's users is enough to see what fine-tuning recovers
-        experience = experience_of(finetuning(config), city, model.map, model.placement)
+        experience = experience_of(finetuning(config), city, model.map, model.placement, parts)
         start = parts.get_tensors(model.home.key)
         assert start is not None
         rounds, rate = settings.finetuning_rounds, settings.learning_rate / 2
     else:
-        experience = experience_of(config, city, model.map, model.placement)
+        experience = experience_of(config, city, model.map, model.placement, parts)
         cells = len(scene.cell_site)
         widths = (HISTORY * cells, settings.width, settings.width, cells)
         start = initial_parameters(widths, nodes, stream(model.seed, "model"))

@@ -169,6 +169,15 @@ def handover_limit(cap: float, rule_handovers: float) -> float:
     return min(cap, 0.98 * rule_handovers)
 
 
+def recorded_scenarios(config: Config, city: str, map_: str) -> list[Scenario]:
+    """All cells of a city and map that are learned from."""
+    return [
+        Scenario(city, speed, load, map_)
+        for speed in config.speeds_kmh
+        for load in (config.loads if speed >= 10 else config.loads[:1])
+    ]
+
+
 def home_scenarios(config: Config) -> list[Scenario]:
     """All cells in the city that is trained in.
 
@@ -176,11 +185,10 @@ def home_scenarios(config: Config) -> list[Scenario]:
     """
     city = Path(config.scene).stem
     return [
-        Scenario(city, speed, load, map_)
+        scenario
         for map_ in config.maps
-        for speed in config.speeds_kmh
-        for load in (config.loads if speed >= 10 else config.loads[:1])
-        if speed >= 10 or map_ == config.maps[0]
+        for scenario in recorded_scenarios(config, city, map_)
+        if scenario.speed_kmh >= 10 or map_ == config.maps[0]
     ]
 
 
