@@ -46,7 +46,7 @@ from defiance.scene.trace import (
     sionna_rt,
 )
 
-BEACON_M = 33.0  # between the points of a walk from which chains are looked for; 10 m find no others
+BEACON_M = 50.0  # between the points of a walk from which chains are looked for
 APART_M = 30.0  # walks keep this distance from each other, so that a split by walk holds
 CANDIDATES = 1 << 20  # of a site that are kept
 HASH_PLACES = 1 << 24  # of Sionna's table of chains, which drops those that collide
@@ -195,7 +195,7 @@ def _candidates(rt: Any, city: Any, site: Any, beacons: Any, samples: int, depth
         src_positions=site,
         tgt_positions=beacons,
         samples_per_src=samples,
-        max_num_paths_per_src=CANDIDATES,
+        max_num_paths_per_src=CANDIDATES if depth else len(np.array(beacons).T),
         max_depth=depth,
         los=depth == 0,
         specular_reflection=True,
