@@ -90,6 +90,13 @@ _METRICS = (
     Metric("energy", "J", "Energy spent at the node in the evaluated time.", "lower"),
     Metric("energy_per_bit", "J/bit", "Energy of the network per bit delivered to users.", "lower"),
     Metric("cpu_time", "s", "CPU time of all threads, on the machine that the sheet names.", "lower"),
+    Metric(
+        "bits_to_target",
+        "bit",
+        "Bits sent until validation loss first comes within 1 % of the best of plain FedAvg; inf: never.",
+        "lower",
+    ),
+    Metric("time_to_target", "s", "Virtual time until then; inf: never.", "lower"),
     Metric("training_time", "s", "Virtual time from the first model sent to the last exchange.", "lower"),
     Metric(
         "performance_gain",
