@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from inline import here
 
 from defiance.kpm import Row, Sheet
 from defiance.learn.environment import Environment, Links
@@ -48,18 +46,6 @@ def test_a_liar_reverses_its_update_and_a_broken_station_sends_none(place: Place
     assert torch.equal(lied[:6], update[:6]) and bool((lied[6] < -1).all())
     broken = effects(place)["a broken station", "fedavg"].environment.corrupt(torch.arange(7), update)
     assert bool(broken[6].isnan().all()) and torch.equal(broken[:6], update[:6])
-
-
-@contextmanager
-def here(wanted: Workers, parts: Parts) -> Iterator[pool.Submit]:
-    """Jobs done in this process, one after the other."""
-
-    def submit(function: Callable[..., dict[str, Any]], *arguments: Any) -> Future[dict[str, Any]]:
-        done: Future[dict[str, Any]] = Future()
-        done.set_result(function(*arguments))
-        return done
-
-    yield submit
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ STUDIES: dict[str, str] = {
     "worth": "defiance.studies.worth",
     "coinference": "defiance.studies.coinference",
     "replay": "defiance.studies.replay",
+    "quality": "defiance.studies.quality",
     "training": "defiance.studies.training",
 }
 """Name of each study -> its module."""
