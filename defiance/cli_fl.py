@@ -123,10 +123,10 @@ def deploy(
     except KeyboardInterrupt:
         print("defiance: interrupted; finished rounds are kept, go on with --resume", file=sys.stderr)
         raise typer.Exit(130) from None
-    if superlink and not (out / "model.safetensors").is_file():
-        print(f"\nmodel   model.safetensors in {settings.folder} on the SuperLink's machine")
-        return
-    _tell(out)
+    if superlink:
+        print(f"\nmodel.safetensors and report.json lie in {settings.folder} on the SuperLink's machine")
+    else:
+        _tell(out)
 
 
 def _say(line: str) -> None:

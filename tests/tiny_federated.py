@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -34,7 +33,10 @@ def samples(node: int) -> int:
 
 
 def local(place: Place) -> NodeData[tuple[Tensor, Tensor]]:
-    time.sleep(float(os.environ.get("TINY_PAUSE_S", "0")))  # so that tests can kill who is at work
+    if pause_s := float(os.environ.get("TINY_PAUSE_S", "0")):  # so that tests can kill who is at work
+        with (place.folder / "at-work").open("a") as file:
+            file.write("once more\n")
+        time.sleep(pause_s)
     own = slice(place.node, place.node + 1)
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -54,9 +56,4 @@ def initial(seed: int, folder: Path) -> Parameters:
     }
 
 
-def prepare(places: Sequence[Place]) -> None:
-    for place in places:
-        place.folder.mkdir(parents=True, exist_ok=True)
-
-
-WORK = Deployable(initial, local, prepare)
+WORK = Deployable(initial, local)

@@ -162,6 +162,17 @@ def apps(work: Deployable, settings: Settings | None = None) -> tuple[ServerApp,
     return server, client
 
 
+def prepared(work: Deployable, settings: Settings) -> list[Place]:
+    """All nodes of a machine that plays them all, with their data."""
+    nodes, base = settings.nodes, Path(settings.folder, "nodes")
+    places = [Place(n, nodes, settings.seed, node_folder(base, n, nodes)) for n in range(nodes)]
+    for place in places:
+        place.folder.mkdir(parents=True, exist_ok=True)
+    if work.prepare is not None:
+        work.prepare(places)
+    return places
+
+
 def simulate(work: Deployable, settings: Settings) -> None:
     """Runs the app on Flower's simulation engine: all nodes on this machine, as actors of Ray.
 
@@ -172,13 +183,7 @@ def simulate(work: Deployable, settings: Settings) -> None:
     from flwr.simulation import run_simulation
 
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    base = Path(settings.folder, "nodes")
-    places = [
-        Place(n, settings.nodes, settings.seed, node_folder(base, n, settings.nodes))
-        for n in range(settings.nodes)
-    ]
-    if work.prepare is not None:
-        work.prepare(places)
+    prepared(work, settings)
     server, client = apps(work, settings)
     run_simulation(
         server,

@@ -19,7 +19,7 @@ from pathlib import Path
 import defiance
 from defiance import config as configuration
 from defiance.errors import DefianceError
-from defiance.learn.flower.app import ENVIRONMENT, node_folder
+from defiance.learn.flower.app import ENVIRONMENT, prepared
 from defiance.learn.flower.control import SuperLink
 from defiance.learn.flower.keys import Keys, make_keys
 from defiance.learn.flower.processes import Processes, free_port
@@ -89,7 +89,7 @@ def deploy(work: Deployable, source: str, settings: Settings, folder: Path, port
         work: what is trained.
         source: where it is found by others; see `write_app`.
         settings: of the run.
-        folder: for keys, logs and the nodes' folders.
+        folder: for keys, logs and the app.
         port: of the SuperLink; 0: a free one.
         tell: called with lines for the user.
 
@@ -97,15 +97,8 @@ def deploy(work: Deployable, source: str, settings: Settings, folder: Path, port
         DefianceError: a port is taken, the SuperLink or the ServerApp ended, or the run failed.
     """
     with locked(folder):
-        places = [
-            Place(n, settings.nodes, settings.seed, node_folder(folder / "nodes", n, settings.nodes))
-            for n in range(settings.nodes)
-        ]
-        for place in places:
-            place.folder.mkdir(parents=True, exist_ok=True)
-        if work.prepare is not None:
-            tell("making the nodes' data, unless it is there")
-            work.prepare(places)
+        tell("making the nodes' data, unless it is there")
+        places = prepared(work, settings)
         app = write_app(folder / "app", source, settings)
         with (
             made_keys(folder / "keys", settings.nodes) as keys,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import signal
@@ -17,31 +16,35 @@ from pathlib import Path
 from types import TracebackType
 
 from defiance.errors import DefianceError
-
-MARK = "DEFIANCE_DEPLOYMENT"
-"""Environment variable by which processes of processes are found."""
+from defiance.learn.flower import guard
 
 PATIENCE_S = 2.0
 """How long processes may take to end when asked."""
-
-PR_SET_PDEATHSIG = 1
 
 
 class Processes:
     """Named processes; leaving the context ends them and all that they started.
 
-    Each gets SIGTERM from the kernel when this process dies without leaving (Linux).
+    A guard, a process of its own, does the same when this one is killed.
     """
 
     def __init__(self, logs: Path, environment: Mapping[str, str]) -> None:
         logs.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.logs, self.token = logs, secrets.token_hex(8)
+        self.logs, token = logs, secrets.token_hex(8)
+        self.mark = f"DEFIANCE_DEPLOYMENT={token}"
         # Flower's processes start each other by name
         path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")])
-        self.environment = {**os.environ, **environment, "PATH": path, MARK: self.token}
+        self.environment = {**os.environ, **environment, "PATH": path, "DEFIANCE_DEPLOYMENT": token}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Processes:
+        self.guard = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, self.mark],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         return self
 
     def __exit__(
@@ -55,22 +58,15 @@ class Processes:
                 process.wait(max(0.0, end_s - time.monotonic()))
             process.kill()
             process.wait()
-        while (left := list(self.descendants())) and time.monotonic() < end_s + PATIENCE_S:
-            for pid, _ in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.05)
+        guard.end(self.mark)
+        self.guard.communicate()  # its input ends, and it finds nobody
 
     def start(self, name: str, command: list[str], environment: Mapping[str, str]) -> None:
-        """Starts one; what it says goes to NAME.log."""
-        libc, parent = ctypes.CDLL(None), os.getpid()
+        """Starts one; what it says goes to NAME.log.
 
-        def die_with_parent() -> None:
-            if sys.platform == "linux":
-                libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:  # it died before
-                os._exit(1)
-
+        Raises:
+            DefianceError: it can't be started.
+        """
         log = os.open(self.logs / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             self.running[name] = subprocess.Popen(
@@ -80,7 +76,6 @@ class Processes:
                 stderr=log,
                 env={**self.environment, **environment},
                 start_new_session=True,  # Ctrl-C at a terminal is ours to pass on
-                preexec_fn=die_with_parent,
             )
         except OSError as error:
             raise DefianceError(f"{command[0]} cannot be started: {error.strerror or error}") from error
@@ -104,14 +99,7 @@ class Processes:
 
     def descendants(self) -> Iterator[tuple[int, list[str]]]:
         """Processes that belong to us, however they came about (Linux): their ids and commands."""
-        mark = f"{MARK}={self.token}".encode()
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
-                    command = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                    yield int(entry.name), command
-            except OSError:  # gone, or another user's
-                continue
+        return guard.marked(self.mark)
 
 
 def free_port(host: str, wanted: int = 0) -> int:

@@ -152,10 +152,9 @@ class Server:
 
     def present(self) -> dict[int, str]:
         """The SuperNodes that are online now: id and name."""
-        for info in self.grid.get_nodes():
-            if info.name:
-                self.names[info.node_id] = info.name
-        return {node: self.names.get(node, f"SuperNode {node}") for node in sorted(self.grid.get_node_ids())}
+        online = sorted(self.grid.get_nodes(), key=lambda info: info.node_id)
+        self.names |= {info.node_id: info.name for info in online if info.name}
+        return {info.node_id: self.names.get(info.node_id, f"SuperNode {info.node_id}") for info in online}
 
     def wait(self) -> None:
         """Until all nodes are online, or as many as make a round after some time.
@@ -315,9 +314,10 @@ def one_round(server: Server, training: Training, round_: int) -> Training:
         )
     before = training.progress
     progress = before.judged([each.validation for each in answers])
+    last = round_ > settings.rounds or progress.since >= settings.patience
     entry = {
         "round": round_,
-        "counted": {each.name: each.samples for each in answers},
+        "counted": {} if last else {each.name: each.samples for each in answers},
         "left_out": left_out,
         "validation": {each.name: each.validation for each in answers},
     }
@@ -325,7 +325,7 @@ def one_round(server: Server, training: Training, round_: int) -> Training:
     mean = sum(each.validation for each in answers) / len(answers)
     took_s = time.monotonic() - begun_s
     told = f"{what}: {len(answers)} of {settings.nodes} nodes, {took_s:.1f} s, validation loss "
-    if round_ > settings.rounds or progress.since >= settings.patience:
+    if last:
         say(told + f"{mean:.6g}")
         return found
     say(told + f"before it {mean:.6g}")
@@ -334,7 +334,7 @@ def one_round(server: Server, training: Training, round_: int) -> Training:
     return replace(
         found,
         progress=progress.averaged([each.update for each in answers], [each.samples for each in answers]),
-        counted=[round_ if n in there else last for n, last in enumerate(training.counted)],
+        counted=[round_ if n in there else before_it for n, before_it in enumerate(training.counted)],
         lengths=[*training.lengths, *lengths][-100:],
     )
 
