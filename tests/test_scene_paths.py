@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from defiance.errors import DefianceError
-from defiance.radio.arrays import Panel, Paths, channel
-from defiance.scene import npz
+from defiance.radio.arrays import Panel, Paths, channel, response
+from defiance.scene import gain_db, load, npz
 from defiance.scene.paths import (
     CARRIERS_HZ,
     LIGHT_M_PER_S,
@@ -24,6 +24,7 @@ from defiance.scene.paths import (
     load_walks,
     save_walks,
     turned,
+    unit,
 )
 
 SITES = torch.tensor([[0.0, 0.0, 25.0], [60.0, 80.0, 30.0]])
@@ -268,3 +269,61 @@ def test_an_unknown_city_or_band_says_what_there_is() -> None:
 def test_bands_of_one_file_share_their_paths(tmp_path: Path) -> None:
     with pytest.raises(DefianceError, match="share their paths"):
         save_walks([analytic(3.5e9), analytic(28e9, spacing_m=2.0)], tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("city", ["munich", "florence"])
+class TestShippedWalks:
+    def test_seven_sites_and_1500_places_in_a_few_megabytes(self, city: str) -> None:
+        walks, scene = load_walks(city, "3.5ghz"), load(city)
+        assert walks.track.shape[:3] == (7, 30, 50) and walks.track.shape[3] <= 16
+        assert torch.equal(walks.site_position_m, scene.site_position_m)
+        assert torch.equal(walks.azimuth_deg, scene.azimuth_deg)
+        assert "OpenStreetMap contributors" in walks.attribution
+        file = Path(npz.__file__).parent / "data" / "walks" / f"{city}.npz"
+        assert file.stat().st_size < 4e6
+        heard = (walks.track >= 0).any(-1).any(0)
+        assert heard.float().mean() > 0.95
+
+    def test_walks_keep_apart_and_outdoors(self, city: str) -> None:
+        walks, scene = load_walks(city, "28ghz"), load(city)
+        places = walks.position_m
+        for one, other in itertools.combinations(places, 2):
+            assert float(torch.cdist(one, other).min()) > 29
+        col, row = ((places - torch.tensor(scene.origin_m)) / scene.resolution_m).round().long().unbind(-1)
+        assert scene.outdoor[row, col].float().mean() > 0.99
+        assert 1.5 < float(walks.step_m.median()) <= 2.001
+
+    def test_the_line_of_sight_is_that_of_free_space(self, city: str) -> None:
+        """Where a path is as long as the way to the site; one that grazes an edge has lost 6 dB."""
+        for band in ("3.5ghz", "28ghz"):
+            walks = load_walks(city, band)
+            way_m = walks.site_position_m[:, None, None].double() - walks.antenna_m
+            away_m = way_m.norm(dim=-1, keepdim=True)
+            straight = (walks.paths.delay_s * LIGHT_M_PER_S - away_m).abs() < 1e-3
+            free_space = (LIGHT_M_PER_S / walks.carrier_hz / (4 * math.pi * away_m)).square()
+            loss = walks.paths.power / free_space
+            sees = straight & (loss > 0.5)
+            assert torch.equal(walks.paths.power > 0, walks.track >= 0)
+            assert 0.02 < float(sees.any(-1).double().mean()) < 0.4
+            assert float((loss[sees] - 1).abs().max()) < 0.03
+            cosine = (unit(walks.paths.arrival.double()) * (way_m / away_m)[..., None, :]).sum(-1)
+            assert float(cosine[sees].min()) > 1 - 1e-6
+
+    def test_power_is_that_of_the_map(self, city: str) -> None:
+        """Of every sector, with its element, against the gains that ship: another solver."""
+        walks, scene = load_walks(city, "3.5ghz"), load(city)
+        paths = walks.paths.of(walks.cell_site)
+        of_link = paths.delay_s.shape[:-1]
+        field, _ = response(
+            Panel(1, 1, element="38.901"),
+            paths.departure,
+            walks.bearing_rad[:, None, None].expand(of_link),
+            walks.tilt_rad[:, None, None].expand(of_link),
+        )
+        arrives = (paths.gain * field[..., 0, None, :]).sum(-1).abs().square().sum((-2, -1))
+        mapped_db = gain_db(scene, walks.position_m).movedim(-1, 0)
+        for low, high, middle_db, width_db in ((-95, 0, 1.5, 4), (-115, -95, 2.5, 10)):
+            chosen = (mapped_db > low) & (mapped_db <= high)
+            off_db = 10 * torch.log10(arrives[chosen] + 1e-20) - mapped_db[chosen]
+            assert abs(float(off_db.median())) < middle_db
+            assert float(off_db.quantile(0.75) - off_db.quantile(0.25)) < width_db

@@ -259,6 +259,8 @@ def _traced(
     length_m = np.zeros(0)
     for carrier_hz in carriers_hz:
         city.frequency = carrier_hz
+        # It marks paths of no gain as invalid, and would take those for straight ones the next time.
+        found.valid = dr.full(mi.Bool, True, kept.size)
         found = rt.path_solvers.field_calculator.FieldCalculator()(
             wavelength=city.wavelength,
             paths=found,
@@ -330,12 +332,12 @@ def _walked(
     kind = np.concatenate([kinds, np.zeros((1, found.max_depth), np.int64)])[chain]
     del paths["candidate"]
 
-    power = (np.abs(paths["gain"]) ** 2).sum((2, 3))
+    power = np.nan_to_num((np.abs(paths["gain"]) ** 2).sum((2, 3)))
     total = np.stack([np.bincount(paths["point"], of_band, points)[paths["point"]] for of_band in power])
     share = (power / np.maximum(total, 1e-300)).max(0)
     kept: list[int] = []
     for point in range(points):
-        here = np.flatnonzero((paths["point"] == point) & (share > LEAST_SHARE))
+        here = np.flatnonzero((paths["point"] == point) & (share > LEAST_SHARE) & (power > 0).all(0))
         kept += _unlike(here[np.argsort(-share[here], kind="stable")], paths)[:MOST_PATHS]
     paths = {key: of[:, kept] if key == "gain" else of[kept] for key, of in paths.items()}
     return {**paths, "track": _tracks(paths, chain[kept], kind[kept], antenna_m)}
