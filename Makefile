@@ -60,7 +60,7 @@ bler: $(STAMP)  ## fit the error rates of NR's codes to Sionna's tables: defianc
 weights: $(STAMP)  ## pack the weights that the quick preset of `coinference` takes from its finished full runs
 	$(BIN)/python -m defiance.studies.coinference.shipped $(wildcard out/coinference-*)
 
-walks: $(STAMP)  ## trace the propagation paths along the walks that ship (an hour; needs the extra `rt`)
+walks: $(STAMP)  ## trace the propagation paths along the walks that ship (ten minutes, extra `rt`)
 	$(BIN)/defiance trace-paths munich --out defiance/scene/data/walks/munich.npz
 	$(BIN)/defiance trace-paths florence --out defiance/scene/data/walks/florence.npz
 
