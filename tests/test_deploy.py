@@ -70,13 +70,13 @@ class Deployment:
     def said(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, there: Callable[[], bool], timeout_s: float = 120.0) -> None:
+    def wait_for(self, there: Callable[[], bool], timeout_s: float = 300.0) -> None:
         end_s = time.monotonic() + timeout_s
         while not there():
             assert self.process.poll() is None and time.monotonic() < end_s, self.said
             time.sleep(0.1)
 
-    def ended(self, timeout_s: float = 240.0) -> int:
+    def ended(self, timeout_s: float = 600.0) -> int:
         """Its exit status; nothing that it started is left."""
         status = self.process.wait(timeout_s)
         self.reader.join(10)
@@ -218,7 +218,7 @@ def test_a_node_killed_during_a_round(
     what: str, start: Callable[..., Deployment], settings: Settings
 ) -> None:
     """Its SuperNode or SuperExec: it is gone for good. Its ClientApp: for this round."""
-    deployment = start("--round-timeout", "100", pause_s=4.0)
+    deployment = start("--round-timeout", "100", pause_s=3.0)
     deployment.wait_for(lambda: deployment.jobs_begun(1) >= 2)
     deployment.kill(what, "node-1")
     assert deployment.ended() == 0, deployment.said
@@ -235,7 +235,7 @@ def test_the_server_killed_during_a_round_resumes_to_the_same_result(
     what: str, start: Callable[..., Deployment], settings: Settings
 ) -> None:
     """SuperLink, its SuperExec, the ServerApp, and our own process."""
-    deployment = start(pause_s=4.0)
+    deployment = start(pause_s=3.0)
     deployment.wait_for(lambda: deployment.jobs_begun(0) >= 2)
     if what == "defiance":
         deployment.process.kill()
@@ -255,7 +255,7 @@ def test_the_server_killed_during_a_round_resumes_to_the_same_result(
 def test_ctrl_c_ends_all_and_the_rounds_are_kept(
     start: Callable[..., Deployment], settings: Settings
 ) -> None:
-    deployment = start(pause_s=4.0)
+    deployment = start(pause_s=3.0)
     deployment.wait_for(lambda: "round 1 of 2: 3 of 3" in deployment.said)
     deployment.process.send_signal(signal.SIGINT)
     assert deployment.ended(30) == 130
@@ -295,6 +295,22 @@ def test_a_users_own_superlink_runs_the_same_app(tmp_path: Path, settings: Setti
         )
         assert deployment.ended() == 0, deployment.said
     equals_in_process(settings)
+
+
+@pytest.mark.deploy
+def test_a_supernode_that_nobody_knows_is_turned_away(tmp_path: Path) -> None:
+    from defiance.learn.flower.deploy import start_superlink, start_supernode
+
+    keys, place = make_keys(tmp_path / "keys", 1, "127.0.0.1"), Place(0, 1, 0, tmp_path / "node")
+    with Processes(tmp_path / "logs", {}) as processes:
+        superlink = start_superlink(processes, keys, tmp_path, 0)
+        start_supernode(processes, keys, tmp_path, superlink, place)
+        end_s = time.monotonic() + 120
+        while processes.ended("node-0") is None:
+            assert time.monotonic() < end_s
+            time.sleep(0.1)
+        said = (processes.logs / "node-0.log").read_text()
+    assert "SuperNode ID" not in said and "Receiving" not in said
 
 
 # --- at the border ---
