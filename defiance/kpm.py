@@ -134,6 +134,25 @@ _METRICS = (
         "failures_per_user_hour", "1/h", "Radio-link failures (T310 expiries) per user and hour.", "lower"
     ),
     Metric("throughput", "bit/s", "Mean rate delivered to a user.", "higher"),
+    # channel feedback
+    Metric(
+        "nmse",
+        "dB",
+        "Squared error of fed back precoders over their power, phases of sub-bands at their best.",
+        "lower",
+    ),
+    Metric(
+        "spectral_efficiency",
+        "bit/s/Hz",
+        "Rate of one user at a time over the bandwidth; overheads as the study's documentation states.",
+        "higher",
+    ),
+    Metric(
+        "multi_user_spectral_efficiency",
+        "bit/s/Hz",
+        "Sum of the rates of users served at a time, over the bandwidth.",
+        "higher",
+    ),
     # whether it is worth it
     Metric(
         "break_even_time",

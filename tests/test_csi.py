@@ -220,7 +220,7 @@ def test_the_klt_codec_is_near_the_bound_of_its_bits() -> None:
 
 def test_a_learned_dictionary_beats_the_grid_at_equal_bits() -> None:
     w, unseen = precoders(900), precoders(200, seed=2)
-    dictionary = Dictionary(PANEL, SUBBANDS, 3, first_bits=6, entry_bits=6, delay_bits=4, gain_bits=6)
+    dictionary = Dictionary(PANEL, SUBBANDS, 3, 6, 5, 5, 4, 6)
     start = dictionary.initial(1, stream(1, "csi"))
     found = fit(
         start,
@@ -232,7 +232,7 @@ def test_a_learned_dictionary_beats_the_grid_at_equal_bits() -> None:
         stream(1, "csi"),
     )
     codec = Learned(dictionary, found.parameters, ONE)
-    assert codec.bits == 6 + 2 * 16
+    assert codec.bits == 11 + 2 * 15
     rule = quality(tuned(PANEL, w, codec.bits, tried=60, judged=100), unseen)
     assert quality(codec, unseen) > rule + 0.02
     assert quality(codec, unseen) > quality(Learned(dictionary, start, ONE), unseen) + 0.02
@@ -269,10 +269,8 @@ def test_networks_learn_and_nodes_keep_apart(kind: Kind) -> None:
 
 def test_halves_of_different_trainers_do_not_understand_each_other() -> None:
     w = precoders(300, paths=1)
-    one, other = (
-        Dictionary(PANEL, SUBBANDS, 2, first_bits=8).initial(1, stream(seed, "csi")) for seed in (1, 2)
-    )
-    dictionary = Dictionary(PANEL, SUBBANDS, 2, first_bits=8)
+    one, other = (Dictionary(PANEL, SUBBANDS, 2).initial(1, stream(seed, "csi")) for seed in (1, 2))
+    dictionary = Dictionary(PANEL, SUBBANDS, 2)
     cell = torch.zeros(len(w), dtype=torch.int64)
     bits = Learned(dictionary, one, ONE).encode(w, cell)
     own = sgcs(w, Learned(dictionary, one, ONE).decode(bits, cell)).mean()

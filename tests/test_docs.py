@@ -14,7 +14,9 @@ def examples(page: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["federated.md", "learning.md", "links.md", "radio.md", "simulator.md"])
+@pytest.mark.parametrize(
+    "page", ["csi.md", "federated.md", "learning.md", "links.md", "radio.md", "simulator.md"]
+)
 def test_examples_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

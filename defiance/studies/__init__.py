@@ -23,6 +23,7 @@ STUDIES: dict[str, str] = {
     "replay": "defiance.studies.replay",
     "quality": "defiance.studies.quality",
     "training": "defiance.studies.training",
+    "csi": "defiance.studies.csi",
 }
 """Name of each study -> its module."""
 

@@ -1,11 +1,12 @@
-"""A learned dictionary: the few paths of a precoder, one after the other, by entries that a cell has learned.
+"""A learned dictionary: the few paths of a precoder, one after the other, by beams that a cell has learned.
 
-    w_hat_k ~ a_1 + sum over s > 1 of  g_s e^(-j 2 pi d_s k / D) a_s
+    w_hat_k ~ p (x) a_1 + sum over s > 1 of  e^(-j 2 pi d_s k / D) g_s (x) a_s
 
-is an L-beam report whose beams, both polarisations of each, and whose gains are learned instead of laid out
-on a grid: a residual vector quantiser (Juang and Gray 1982) over delays. The device looks for the entries
-one after the other (matching pursuit); the free phases of sub-bands make the first one's gain 1 and its
-delay 0. The loss is 1 - SGCS of the sum, with the choices held fixed: its gradient reaches entries and gains.
+is an L-beam report whose beams a (one polarisation's ports) and whose coefficients p and g (one of each
+polarisation) are learned, instead of laid out on grids: a residual vector quantiser (Juang and Gray 1982)
+over delays. The device looks for the terms one after the other (matching pursuit); the free phases of
+sub-bands make the first one's delay 0. The loss is 1 - SGCS of the sum, with the choices held fixed: its
+gradient reaches beams and coefficients.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from torch import Tensor
 
 from defiance.control.codebooks import dft_beams
 from defiance.control.csi.reports import pack, unpack
-from defiance.control.csi.targets import by_node, check_precoders, sgcs, unit
+from defiance.control.csi.targets import aligned, by_node, check_precoders, sgcs, unit
 from defiance.learn.training import Parameters
 from defiance.radio.arrays import Panel
 from defiance.seeding import Stream
+
+NEAR = 4
+"""Delays of most power, of which the device looks for a beam."""
 
 
 @dataclass(frozen=True)
@@ -31,25 +35,28 @@ class Dictionary:
     Attributes:
         panel: dual.
         subbands: K.
-        stages: entries of a report, S.
-        first_bits: log2 of how many entries the first choice has.
-        entry_bits: of each later choice.
+        stages: terms of a report, S.
+        first_bits: log2 of how many beams the first term has.
+        polarisation_bits: log2 of how many p.
+        beam_bits: log2 of how many beams the later terms share.
         delay_bits: log2 of D, delays of these.
-        gain_bits: log2 of how many gains.
+        gain_bits: log2 of how many g each of these has.
     """
 
     panel: Panel
     subbands: int
     stages: int
-    first_bits: int = 10
-    entry_bits: int = 8
+    first_bits: int = 7
+    polarisation_bits: int = 6
+    beam_bits: int = 6
     delay_bits: int = 4
-    gain_bits: int = 6
+    gain_bits: int = 7
 
     @property
     def widths(self) -> list[int]:
-        """Bits of every field: the first entry; entry, delay and gain of each later one."""
-        return [self.first_bits, *[self.entry_bits, self.delay_bits, self.gain_bits] * (self.stages - 1)]
+        """Bits of every field: the first beam and p; beam, delay and g of each later term."""
+        later = [self.beam_bits, self.delay_bits, self.gain_bits] * (self.stages - 1)
+        return [self.first_bits, self.polarisation_bits, *later]
 
     @property
     def bits(self) -> int:
@@ -57,63 +64,62 @@ class Dictionary:
         return sum(self.widths)
 
     def initial(self, nodes: int, random: Stream) -> Parameters:
-        """DFT beams with drawn polarisations, the same for every node.
+        """DFT beams, and coefficients drawn, the same for every node.
 
         Returns:
-            `first` [nodes, entries, ports, 2], `later` [nodes, entries, ports, 2], real and imaginary
-            parts, and `gain` [nodes, stages - 1, gains, 2].
+            Real and imaginary parts: `first` and `later` [nodes, beams, places, 2], `polarisation`
+            [nodes, p, 2, 2] and `gain` [nodes, stages - 1, g, 2, 2].
         """
         generator = random.generator()
 
-        def entries(bits: int) -> Tensor:
-            beams = dft_beams(self.panel, (2, 2)).flatten(0, 1)
-            drawn = beams[torch.arange(1 << bits) % len(beams)]
-            between = torch.view_as_complex(torch.randn(len(drawn), 2, 2, generator=generator))
-            return torch.view_as_real(unit((between[..., None] * drawn[:, None]).flatten(1)))
+        def beams(bits: int) -> Tensor:
+            rows = 1 << max(0, (bits - (self.panel.rows * self.panel.columns - 1).bit_length()) // 2)
+            finest = dft_beams(self.panel, (rows, 2 * rows)).flatten(0, 1)
+            return finest[torch.linspace(0, len(finest) - 1, 1 << bits).round().long()]
 
-        levels = 1 << (self.gain_bits - self.gain_bits // 2 - 1)
-        phases = (1 << self.gain_bits) // levels
-        size = torch.linspace(0.25, 0.85, levels)[:, None].expand(levels, phases)
-        gain = torch.polar(
-            size.contiguous(), (2 * math.pi / phases * torch.arange(phases)).expand(levels, -1)
-        )
+        gain = torch.randn(self.stages - 1, 1 << self.gain_bits, 2, 2, generator=generator)
+        scale = 0.4 * 0.85 ** torch.arange(self.stages - 1)
         start = {
-            "first": entries(self.first_bits),
-            "later": entries(self.entry_bits),
-            "gain": torch.view_as_real(gain.flatten()).expand(max(0, self.stages - 1), -1, -1),
+            "first": torch.view_as_real(beams(self.first_bits)),
+            "later": torch.view_as_real(beams(self.beam_bits)),
+            "polarisation": torch.view_as_real(_polarisations(self.polarisation_bits)),
+            "gain": scale[:, None, None, None] * gain,
         }
         return {name: w.expand(nodes, *w.shape).clone() for name, w in start.items()}
 
     def chosen(self, parameters: Parameters, w: Tensor) -> list[Tensor]:
         """Numbers of every field, int64 [n] each, of one node's weights."""
-        first, later = (unit(torch.view_as_complex(parameters[name])) for name in ("first", "later"))
-        gains = torch.view_as_complex(parameters["gain"])
-        met = w @ first.mH  # [n, K, entries]
-        entry = met.abs().square().sum(1).argmax(-1)
-        own = met[torch.arange(len(w)), :, entry]
-        turned = w * torch.polar(torch.ones_like(own.real), -own.angle())[..., None]
-        rest = turned / own.abs().mean(1)[:, None, None].clamp(min=1e-3) - first[entry][:, None]
-        found = [entry]
+        first, later, polarisation, gains = self._complex(parameters)
+        numbers, split = torch.arange(len(w)), w.unflatten(-1, (2, -1))
+        met = split @ first.mH  # [n, K, 2, beams]
+        beam = _power(met).sum((1, 2)).argmax(-1)
+        own = met[numbers, :, :, beam] @ polarisation.mH  # [n, K, p]
+        kind = _power(own).sum(1).argmax(-1)
+        size = own[numbers, :, kind].abs().mean(1).clamp(min=1e-3)
+        target, found = w / size[:, None, None], [beam, kind]
+        told = self._first(first[beam], polarisation[kind])
         over_band = self._delays()  # [K, D]
         for stage in range(self.stages - 1):
-            delayed = torch.einsum("nkp,kd->ndp", rest, over_band.conj()) / self.subbands
-            met = (delayed @ later.mH).flatten(1)
-            best = met.abs().argmax(-1)
-            delay, entry = best // len(later), best % len(later)
-            value = met.gather(1, best[:, None])
-            gain = (value - gains[stage]).abs().argmin(-1)
-            rest = rest - self._term(later[entry], over_band.T[delay], gains[stage, gain])
-            found += [entry, delay, gain]
+            target = aligned(target, told)
+            rest = (target - told).unflatten(-1, (2, -1))
+            delayed = torch.einsum("nkpt,kd->ndpt", rest, over_band.conj()) / self.subbands
+            near = _power(delayed).sum((2, 3)).topk(NEAR, -1).indices
+            met = delayed[numbers[:, None], near] @ later.mH  # [n, NEAR, 2, beams]
+            best = _power(met).sum(2).flatten(1).argmax(-1)
+            at, beam = best // len(later), best % len(later)
+            delay, value = near[numbers, at], met[numbers, at, :, beam]
+            gain = _power(value[:, None] - gains[stage]).sum(-1).argmin(-1)
+            told = told + self._term(later[beam], over_band.T[delay], gains[stage, gain])
+            found += [beam, delay, gain]
         return found
 
     def summed(self, parameters: Parameters, chosen: list[Tensor]) -> Tensor:
         """Precoders [n, K, ports] of chosen numbers, not of norm 1."""
-        first, later = (unit(torch.view_as_complex(parameters[name])) for name in ("first", "later"))
-        gains, over_band = torch.view_as_complex(parameters["gain"]), self._delays()
-        w = first[chosen[0]][:, None].expand(-1, self.subbands, -1)
+        first, later, polarisation, gains = self._complex(parameters)
+        w, over_band = self._first(first[chosen[0]], polarisation[chosen[1]]), self._delays()
         for stage in range(self.stages - 1):
-            entry, delay, gain = chosen[1 + 3 * stage : 4 + 3 * stage]
-            w = w + self._term(later[entry], over_band.T[delay], gains[stage, gain])
+            beam, delay, gain = chosen[2 + 3 * stage : 5 + 3 * stage]
+            w = w + self._term(later[beam], over_band.T[delay], gains[stage, gain])
         return w
 
     def loss(self, parameters: Parameters, w: Tensor) -> Tensor:
@@ -126,14 +132,40 @@ class Dictionary:
             found.append(1 - sgcs(own, self.summed(mine, chosen)).mean())
         return torch.stack(found)
 
+    def _complex(self, parameters: Parameters) -> list[Tensor]:
+        first, later, polarisation, gain = (
+            torch.view_as_complex(parameters[name].contiguous())
+            for name in ("first", "later", "polarisation", "gain")
+        )
+        return [unit(first), unit(later), unit(polarisation), gain]
+
     def _delays(self) -> Tensor:
         count = 1 << self.delay_bits
         turns = -2 * math.pi / count * torch.arange(self.subbands)[:, None] * torch.arange(count)
         return torch.polar(torch.ones_like(turns), turns)
 
+    def _first(self, beam: Tensor, polarisation: Tensor) -> Tensor:
+        both = (polarisation[:, :, None] * beam[:, None]).flatten(1)
+        return both[:, None].expand(-1, self.subbands, -1)
+
     @staticmethod
-    def _term(entry: Tensor, over_band: Tensor, gain: Tensor) -> Tensor:
-        return gain[:, None, None] * over_band[..., None] * entry[:, None]
+    def _term(beam: Tensor, over_band: Tensor, gain: Tensor) -> Tensor:
+        both = (gain[:, :, None] * beam[:, None]).flatten(1)
+        return over_band[..., None] * both[:, None]
+
+
+def _power(values: Tensor) -> Tensor:
+    return values.real.square() + values.imag.square()
+
+
+def _polarisations(bits: int) -> Tensor:
+    """Unit pairs, the first real: so many phases and shares of power, complex64 [2^bits, 2]."""
+    phases = 1 << (bits + 1) // 2
+    shares = (torch.arange(1 << bits // 2) + 0.5) / (1 << bits // 2) * math.pi / 2
+    phase = 2 * math.pi / phases * torch.arange(phases)
+    second = torch.polar(shares.sin()[:, None].expand(-1, phases).contiguous(), phase.expand(len(shares), -1))
+    first = shares.cos()[:, None].expand(-1, phases).to(second.dtype)
+    return torch.stack([first, second], -1).flatten(0, 1)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ come from another trainer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -220,17 +220,45 @@ class Network:
             for name, weight in module.named_parameters()
         }
 
-    def loss(self, parameters: Parameters, picture: Tensor) -> Tensor:
-        """1 - SGCS of every node, [nodes], on pictures [nodes, B, 4, K, N]."""
-        encoder, decoder = self.encoder(), self.decoder()
+    def loss(self, parameters: Parameters, picture: Tensor, decoder: Network | None = None) -> Tensor:
+        """1 - SGCS of every node, [nodes], on pictures [nodes, B, 4, K, N].
+
+        Args:
+            parameters: `encoder.*` and `decoder.*`, [nodes, ...].
+            picture: what is fed back.
+            decoder: shape of the station's half where it is another one.
+        """
+        device, station = self.encoder(), (decoder or self).decoder()
 
         def one(weights: Parameters, own: Tensor) -> Tensor:
-            logits = functional_call(encoder, half(weights, "encoder"), (own,))
-            return picture_loss(own, functional_call(decoder, half(weights, "decoder"), (signs(logits),)))
+            logits = functional_call(device, half(weights, "encoder"), (own,))
+            return picture_loss(own, functional_call(station, half(weights, "decoder"), (signs(logits),)))
 
-        if len(picture) == 1:
-            return one({name: w[0] for name, w in parameters.items()}, picture[0])[None]
-        return vmap(one)(parameters, picture)
+        return _each(one, parameters, picture)
+
+    def imitation_loss(self, parameters: Parameters, picture: Tensor, bits: Tensor) -> Tensor:
+        """Cross-entropy of the encoder's bits with another encoder's, [nodes].
+
+        Args:
+            parameters: `encoder.*`, [nodes, ...].
+            picture: [nodes, B, 4, K, N].
+            bits: of the other one, float [nodes, B, bits].
+        """
+        device = self.encoder()
+
+        def one(weights: Parameters, own: Tensor, wanted: Tensor) -> Tensor:
+            logits = functional_call(device, half(weights, "encoder"), (own,))
+            return nn.functional.binary_cross_entropy_with_logits(logits, wanted)
+
+        return _each(one, parameters, picture, bits)
+
+
+def _each(one: Callable[..., Tensor], parameters: Parameters, *batch: Tensor) -> Tensor:
+    """A loss of every node, [nodes]; a single node needs no vmap, which has slower kernels."""
+    if len(batch[0]) == 1:
+        return one({name: w[0] for name, w in parameters.items()}, *(each[0] for each in batch))[None]
+    found: Tensor = vmap(one)(parameters, *batch)
+    return found
 
 
 def _initial(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:

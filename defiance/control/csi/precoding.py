@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from defiance.control.csi.targets import unit
+from defiance.control.precoding import regularised_zero_forcing
 from defiance.network.settings import RadioConfig
 
 
@@ -27,9 +27,8 @@ def at_snr(channels: Tensor, w: Tensor, snr_db: float) -> Tensor:
 def spectral_efficiency(channels: Tensor, w_hat: Tensor, users: int, radio: RadioConfig) -> Tensor:
     """Of a cell that serves some users at a time by what they fed back, bit/s/Hz.
 
-    With several, regularised zero-forcing on the reported precoders: W = V (V^H V + U / SNR)^-1 with the
-    reported V [ports, U] and each user's own SNR, power shared equally. Receivers know their effective
-    channels (LMMSE).
+    With several, regularised zero-forcing takes the reported precoders, each at its user's own SNR, for the
+    channel. Power is shared equally; receivers know their effective channels (LMMSE).
 
     Args:
         channels: scaled, noise 1, complex64 [groups x users, rx, ports, K]; users of a group follow each
@@ -41,12 +40,11 @@ def spectral_efficiency(channels: Tensor, w_hat: Tensor, users: int, radio: Radi
     Returns:
         Sum over the users of a group, mean over the band, [groups].
     """
-    v = w_hat.unflatten(0, (-1, users)).permute(0, 2, 3, 1)  # [g, K, ports, U]
+    v = w_hat.unflatten(0, (-1, users)).transpose(1, 2)  # [g, K, U, ports]
     h = channels.unflatten(0, (-1, users)).permute(0, 1, 4, 2, 3)  # [g, U, K, rx, ports]
-    strength = torch.einsum("gukrp,gkpu->gukr", h, v).abs().square().sum(-1).mean(-1)  # [g, U]
-    gram = v.mH @ v + torch.diag_embed((users / strength.clamp(min=1e-9))[:, None]).to(v.dtype)
-    w = unit(torch.linalg.solve(gram, v.mH)).mH  # the Gram matrix is Hermitian
-    met = h @ w[:, None] * users**-0.5  # [g, U, K, rx, U]
+    strength = torch.einsum("gukrp,gkup->gukr", h, v).abs().square().sum(-1).mean(-1)  # [g, U]
+    w = regularised_zero_forcing(strength.sqrt()[:, None, :, None] * v.conj(), 1.0)  # [g, K, ports, U]
+    met = h @ w[:, None]  # [g, U, K, rx, U]
     own = torch.diagonal(met, dim1=1, dim2=-1).permute(0, 3, 1, 2)  # [g, U, K, rx]
     covariance = met @ met.mH - own[..., :, None] * own[..., None, :].conj()
     covariance = covariance + torch.eye(h.shape[-2])
