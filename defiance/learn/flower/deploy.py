@@ -27,7 +27,7 @@ from defiance.learn.flower.server import Settings
 from defiance.learn.updates import Deployable, Place
 
 HOST = "127.0.0.1"
-START_S = 60.0
+START_S = 180.0
 """How long a SuperLink may take to answer."""
 
 GRACE_S = 3.0

@@ -51,7 +51,7 @@ class Settings:
     least: int = field(default=1, metadata={"min": 1, "help": "nodes that make a round"})
     round_timeout_s: float = field(default=600.0, metadata={"min": 1.0, "unit": "s"})
     start_timeout_s: float = field(
-        default=30.0, metadata={"min": 0.0, "unit": "s", "help": "wait for all nodes to appear"}
+        default=60.0, metadata={"min": 0.0, "unit": "s", "help": "wait for all nodes to appear"}
     )
     folder: str = field(default="", metadata={"help": "for checkpoint and model, on the ServerApp's machine"})
     resume: bool = field(default=False, metadata={"help": "go on from the folder's checkpoint"})
