@@ -277,7 +277,7 @@ def test_a_users_own_superlink_runs_the_same_app(tmp_path: Path, settings: Setti
             processes.start(name, list(command), {"FLWR_HOME": str(tmp_path / "home" / name)})
 
         begin("superlink", "flower-superlink", "--port", str(port), *tls)
-        superlink, end_s = SuperLink(f"127.0.0.1:{port}", keys.authority), time.monotonic() + 60
+        superlink, end_s = SuperLink(f"127.0.0.1:{port}", keys.authority), time.monotonic() + 180
         while True:
             try:
                 superlink.knock()
@@ -305,7 +305,7 @@ def test_a_supernode_that_nobody_knows_is_turned_away(tmp_path: Path) -> None:
     with Processes(tmp_path / "logs", {}) as processes:
         superlink = start_superlink(processes, keys, tmp_path, 0)
         start_supernode(processes, keys, tmp_path, superlink, place)
-        end_s = time.monotonic() + 120
+        end_s = time.monotonic() + 180
         while processes.ended("node-0") is None:
             assert time.monotonic() < end_s
             time.sleep(0.1)
