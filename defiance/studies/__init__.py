@@ -21,6 +21,7 @@ STUDIES: dict[str, str] = {
     "worth": "defiance.studies.worth",
     "coinference": "defiance.studies.coinference",
     "replay": "defiance.studies.replay",
+    "beams": "defiance.studies.beams",
     "quality": "defiance.studies.quality",
     "training": "defiance.studies.training",
     "csi": "defiance.studies.csi",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,19 +17,16 @@ from defiance.hardware import (
     ComputeProfile,
 )
 from defiance.kpm import operations_until_converged
-from defiance.link import BackhaulLink, Deliveries, Packets
+from defiance.link import Deliveries
 from defiance.meter import Operations, operations_of
 from defiance.network.loop import PERIOD_STEPS
 from defiance.network.messages import PREPARATION_BITS, report_bits
 from defiance.prices import CITED
 from defiance.scene import Scene
-from defiance.seeding import stream
+from defiance.studies.transfers import backhaul, transfer
 from defiance.studies.worth.experiments import A3_OPERATIONS_PER_CELL, Model, scene_of
 from defiance.studies.worth.settings import Config, Scenario, away_scenario, home_scenarios
 from defiance.studies.worth.sheet.results import Results
-
-BACKHAUL_BPS, BACKHAUL_DELAY_S = 1e9, 2e-3
-"""A gigabit backhaul, 2 ms one way."""
 
 SAMPLE_HEADER_BITS = 96
 """RRC, PDCP, RLC and MAC around a log of ten measurements, as on `defiance.link.LossyLink`."""
@@ -137,13 +133,13 @@ def cost(results: Results, model: Model) -> Cost:
         else 10 * (report_bits(9) + SAMPLE_HEADER_BITS)
     )
     air_bits = samples / 10 * log_bits
-    wire = BackhaulLink(BACKHAUL_BPS, BACKHAUL_DELAY_S, energy_j_per_bit=prices.backhaul.joules_per_bit)
+    wire = backhaul(prices.backhaul.joules_per_bit)
     weights_bits = 32 * part["parameters"]
     sites = len(scene.site_position_m)
-    sent = [_transfer(wire, "model", n, weights_bits) for n in _model_transfers(model.regime, sites, rounds)]
+    sent = [transfer(wire, "model", n, weights_bits) for n in _model_transfers(model.regime, sites, rounds)]
     if gathered:
         payload = samples / sites * (70 * cells if model.placement == "device" else 10 * report_bits(9)) / 10
-        sent.append(_transfer(wire, "data", sites, int(payload)))
+        sent.append(transfer(wire, "data", sites, int(payload)))
     wired = Deliveries.concatenate(*sent) if sent else Deliveries.empty()
     by_purpose = {
         purpose: float(wired.sent_bits[wired.purpose == index].sum())
@@ -174,13 +170,6 @@ def _model_transfers(regime: str, sites: int, rounds: int) -> list[int]:
     if regime == "federated":
         return [2 * rounds * sites]
     return [] if regime == "local" else [sites]
-
-
-def _transfer(link: BackhaulLink, purpose: str, count: int, payload_bits: int) -> Deliveries:
-    """Sends `count` equal payloads over the backhaul."""
-    packets = Packets.of(range(count), purpose=purpose, payload_bits=payload_bits, offered_s=0.0)
-    _, deliveries = link.advance(link.offer(link.initial(), packets, 0.0), math.inf, stream(0, "backhaul"))
-    return deliveries
 
 
 @dataclass(frozen=True)

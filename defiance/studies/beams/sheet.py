@@ -1,0 +1,355 @@
+"""The sheet of the study `beams`: what every rule and model brings, what it costs, what that means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from defiance.control.beams import DIFFERENCE_BITS, RSRP_BITS
+from defiance.hardware import BACKHAUL, SERVER_CPU, STATION_SOC, UE_REPORT
+from defiance.kpm import (
+    METRICS,
+    Curve,
+    Row,
+    mean_interval,
+    operations_until_converged,
+    paired_interval,
+)
+from defiance.link import Deliveries, LossyLink
+from defiance.meter import operations_of
+from defiance.studies.beams.channels import BOOK
+from defiance.studies.beams.experiments import Model, decision_operations, layers
+from defiance.studies.beams.measured import MEASURED, MODELS, REGIMES, TOPS
+from defiance.studies.beams.settings import Config
+from defiance.studies.beams.training import SHARING
+from defiance.studies.transfers import backhaul, transfer
+
+UNITS = {
+    "net_spectral_efficiency": "bit/s/Hz",
+    "spectral_efficiency": "bit/s/Hz",
+    "rsrp_difference": "dB",
+    "rsrp_difference_less_mlp": "dB",
+    "rsrp_difference_less_local": "dB",
+    "sounding_period": "s",
+    "training_operations_total": "op",
+    "training_pilots": "symbol",
+    "report_bits": "bit",
+}
+"""Units of metrics that are this study's own; the others have none."""
+
+RULES = ("exhaustive", "hierarchical", "tracking")
+SWEEP = "exhaustive-ssb"
+"""All beams in every burst of synchronisation blocks, 20 ms apart, as idle devices may assume them."""
+
+Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Finished parts.
+
+    Attributes:
+        config: of the study.
+        seeds: of the tests.
+        trained: by model.
+        judged: by city and speed; see `experiments.judge`.
+        measured: by model or rule, part of the beams, and regime; see `measured.evaluate`.
+    """
+
+    config: Config
+    seeds: tuple[int, ...]
+    trained: Mapping[Model, dict[str, Any]]
+    judged: Mapping[tuple[str, float], dict[str, Any]]
+    measured: Mapping[tuple[str, str, str], dict[str, Any]]
+
+
+def row(
+    candidate: str,
+    regime: str,
+    scenario: str,
+    node: str,
+    metric: str,
+    interval: Interval,
+    n: int,
+    provenance: str,
+) -> Row:
+    """A row with its metric's unit."""
+    unit = METRICS[metric].unit if metric in METRICS else UNITS.get(metric, "1")
+    return Row(candidate, regime, scenario, node, metric, unit or "bit/s/Hz", *interval, n, provenance)
+
+
+def constant(value: float) -> Interval:
+    """A number without an interval."""
+    return value, math.nan, math.nan
+
+
+def scenario_of(city: str, speed_kmh: float) -> str:
+    """Name of a scenario."""
+    return f"{city}/{speed_kmh:g}kmh"
+
+
+# --- what it brings -------------------------------------------------------------------------------------
+
+
+def by_seed(
+    judged: Mapping[str, Any], results: Results, column: str
+) -> dict[tuple[str, str], np.ndarray[Any, Any]]:
+    """One column of all candidates by test seed, `[seeds]`: rules, and models of every regime."""
+    found = {(name, "none"): np.array(judged[name][column]) for name in (SWEEP, *RULES)}
+    for kind, regime in dict.fromkeys((m.kind, m.regime) for m in results.trained):
+        models = [m for m in results.trained if (m.kind, m.regime) == (kind, regime)]
+        taken = dict.fromkeys(range(len(models)), 0)
+        values = []
+        for seed in results.seeds:
+            which = seed % len(models)
+            values.append(judged[models[which].key][column][taken[which]])
+            taken[which] += 1
+        found[kind, regime] = np.array(values)
+    return found
+
+
+def judged_rows(results: Results) -> Iterator[Row]:
+    """Rows of the walks."""
+    n = len(results.seeds)
+    for (city, speed_kmh), judged in results.judged.items():
+        scenario = scenario_of(city, speed_kmh)
+        home = city == results.config.city
+        columns = {
+            "net_spectral_efficiency": "net",
+            "performance" if home else "generalisation": "net",
+            "spectral_efficiency": "spectral_efficiency",
+            "rsrp_difference": "lost_db",
+            "best_beam_share": "best_share",
+        }
+        for metric, column in columns.items():
+            for (candidate, regime), values in by_seed(judged, results, column).items():
+                yield row(
+                    candidate, regime, scenario, "network", metric, mean_interval(values), n, "modelled"
+                )
+        net = by_seed(judged, results, "net")
+        rule = best_rule(net)
+        for (candidate, regime), values in net.items():
+            if regime == "none":
+                continue
+            share = mean_interval(values / net[SWEEP, "none"])
+            yield row(candidate, regime, scenario, "network", "share_of_exhaustive", share, n, "modelled")
+            once = by_seed(judged, results, "once")[candidate, regime] / net[SWEEP, "none"]
+            yield row(
+                candidate, regime, scenario, "network", "share_of_exhaustive_sounded_once",
+                mean_interval(once), n, "modelled",
+            )  # fmt: skip
+            gain = mean_interval(values / net[rule, "none"] - 1)
+            yield row(candidate, regime, scenario, "network", "gain_over_best_rule", gain, n, "modelled")
+        for name, found in judged.items():
+            if name.startswith("tops/"):
+                continue
+            candidate, regime, seed = (*name.split("/"), "none", "seed0")[:3]
+            if seed != "seed0":
+                continue
+            for metric, value in (
+                ("sounding_overhead", found["overhead"]),
+                ("sounding_period", found["period_s"]),
+                ("inference_latency", found["delay_s"]),
+                ("report_bits", found["report_bits"]),
+            ):
+                yield row(candidate, regime, scenario, "base-station", metric, constant(value), 1, "modelled")
+        for kind, regime in dict.fromkeys((m.kind, m.regime) for m in results.trained):
+            tops = [judged[f"tops/{m.key}"] for m in results.trained if (m.kind, m.regime) == (kind, regime)]
+            for most in TOPS:
+                values = np.concatenate([np.array(one[f"top{most}"]) for one in tops])
+                yield row(
+                    kind,
+                    regime,
+                    scenario,
+                    "network",
+                    f"top{most}_share",
+                    mean_interval(values),
+                    n,
+                    "modelled",
+                )
+
+
+def best_rule(net: Mapping[tuple[str, str], np.ndarray[Any, Any]]) -> str:
+    """The tuned rule of highest mean."""
+    return max(RULES, key=lambda rule: float(net[rule, "none"].mean()))
+
+
+# --- what it costs --------------------------------------------------------------------------------------
+
+
+def cost_rows(results: Results) -> Iterator[Row]:
+    """Rows of training, deciding and sending, by kind and regime."""
+    config = results.config
+    for kind, regime in dict.fromkeys((m.kind, m.regime) for m in results.trained):
+        models = [m for m in results.trained if (m.kind, m.regime) == (kind, regime)]
+        costs = [cost(results, m) for m in models]
+        city = config.unseen_city if regime == "finetuned" else config.city
+        place = "none" if regime == "array" else city
+        for metric, provenance in (
+            ("training_operations", "counted"),
+            ("training_operations_total", "counted"),
+            ("training_pilots", "counted"),
+            ("communication_bits", "counted"),
+            ("energy", "modelled"),
+            ("cpu_time", "measured"),
+        ):
+            values = [c[metric] for c in costs]
+            yield row(kind, regime, place, "training", metric, mean_interval(values), len(models), provenance)
+        decision = decision_operations(config, kind)
+        parameters = float(results.trained[models[0]]["parameters"])
+        for metric, value in (("inference_operations", decision), ("inference_parameters", parameters)):
+            yield row(kind, regime, place, "base-station", metric, constant(value), 1, "counted")
+        energy = decision * STATION_SOC.joules_per_operation
+        yield row(kind, regime, place, "base-station", "energy", constant(energy), 1, "modelled")
+
+
+def cost(results: Results, model: Model) -> dict[str, float]:
+    """What one model took; a fine-tuned one, and those of a city, from the model that they start from on."""
+    part = results.trained[model]
+    network = layers(part["features"], results.config.training.width, part["outputs"])
+    shape = (part["batch"], part["features"])
+    counted = operations_of(
+        network, torch.empty(shape, device="meta"), lambda out: (torch.log_softmax(out, -1) * out).mean()
+    )
+    forward = counted.forward.total / part["batch"]
+    per_round = part["nodes"] * part["steps_per_round"] * counted.training_step.total
+    per_round += part["validation_samples"] * forward
+    spent = [per_round * n for n in range(part["rounds"] + 1)]
+    samples = sum(part["samples"])
+    gathered = model.regime in ("central", "finetuned")
+    history, instants = model.shape
+    sent: list[Deliveries] = []
+    pilots, air_bits = 0.0, 0.0
+    wire = backhaul(BACKHAUL.joules_per_bit)
+    if model.regime != "array":
+        # a sample needs what the model sees, and full sweeps of what it shall say
+        beams = history * len(BOOK.wide) + instants * BOOK.narrow
+        pilots = float(samples * beams)
+        payload = (history + instants) * RSRP_BITS + (beams - history - instants) * DIFFERENCE_BITS
+        air_bits = float(samples * (payload + LossyLink(0.0).header_bits))
+        # weights to a server and back, or to both neighbours on a ring; else once to every station
+        copies = 2 * part["rounds"] * part["nodes"] if model.regime in SHARING else part["sites"]
+        if model.regime != "local":
+            sent.append(transfer(wire, "model", copies, 32 * part["parameters"]))
+        if gathered:
+            sent.append(transfer(wire, "data", part["sites"], samples * payload // part["sites"]))
+    wired = Deliveries.concatenate(*sent) if sent else Deliveries.empty()
+    profile = SERVER_CPU if gathered or model.regime == "array" else STATION_SOC
+    joules = spent[-1] * profile.joules_per_operation + air_bits * UE_REPORT.joules_per_bit
+    return {
+        "training_operations": operations_until_converged(spent, part["validation_loss"], "lower"),
+        "training_operations_total": spent[-1],
+        "training_pilots": pilots,
+        "communication_bits": air_bits + float(wired.sent_bits.sum()),
+        "energy": joules + float((wired.tx_energy_j + wired.rx_energy_j).sum()),
+        "cpu_time": part["cpu_s"],
+    }
+
+
+# --- measured beams -------------------------------------------------------------------------------------
+
+
+def measured_rows(results: Results) -> Iterator[Row]:
+    """Rows of DeepSense: means over sequences, and differences by sequence."""
+    for (model, part, regime), found in results.measured.items():
+        scenario, n = f"deepsense/{part}", len(found["loss"])
+        shown = "none" if model not in MODELS else regime
+        columns = {"rsrp_difference": "loss"} | {f"top{most}_share": f"top{most}" for most in TOPS}
+        for metric, column in columns.items():
+            interval = mean_interval(found[column])
+            yield row(model, shown, scenario, "network", metric, interval, n, "measured")
+        others = {
+            "rsrp_difference_less_mlp": ("mlp", part, regime) if model == "learned" else None,
+            "rsrp_difference_less_local": (model, part, "local") if regime != "local" else None,
+        }
+        for metric, other in others.items():
+            if model in MODELS and other is not None and other in results.measured:
+                interval = paired_interval(found["loss"], results.measured[other]["loss"])
+                yield row(model, shown, scenario, "network", metric, interval, n, "measured")
+        if model == "learned" and regime == "federated" and (model, part, "local") in results.measured:
+            local = np.array(results.measured[model, part, "local"]["loss"])
+            site = np.array(found["site"])
+            for number in np.unique(site).tolist():
+                mine = site == number
+                interval = paired_interval(np.array(found["loss"])[mine], local[mine])
+                yield row(
+                    model, shown, f"{scenario}/scenario{number}", "network", "rsrp_difference_less_local",
+                    interval, int(mine.sum()), "measured",
+                )  # fmt: skip
+
+
+# --- the sheet ------------------------------------------------------------------------------------------
+
+
+def curves(results: Results) -> Iterator[Curve]:
+    """Learning curves: power lost on validation walks, after every round."""
+    for model, part in results.trained.items():
+        if model.seed == 0:
+            loss = tuple(part["validation_loss"])
+            rounds = tuple(map(float, range(len(loss))))
+            yield Curve(
+                "learning", model.kind, model.regime, "validation", "rounds", "1", "rsrp_difference", "dB",
+                rounds, loss,
+            )  # fmt: skip
+
+
+def verdict(rows: tuple[Row, ...], results: Results) -> str:
+    """The answer in words."""
+    found = {(r.candidate, r.regime, r.scenario, r.metric): r for r in rows}
+    told = [_walked(found, results, city, speed_kmh) for city, speed_kmh in results.judged]
+    for part in MEASURED:
+        scenario = f"deepsense/{part}"
+        for regime in REGIMES:
+            less = found.get(("learned", regime, scenario, "rsrp_difference_less_mlp"))
+            if less is not None:
+                own = found["learned", regime, scenario, "rsrp_difference"]
+                told.append(
+                    f"DeepSense, 1/{MEASURED[part]} of the beams measured, {regime}: {own.mean:.3f} dB lost, "
+                    f"{_with_ends(less, '+.3f')} dB against the classifier."
+                )
+        shared = found.get(("learned", "federated", scenario, "rsrp_difference_less_local"))
+        if shared is not None:
+            sites = [r for r in rows if r.metric == shared.metric and r.scenario.startswith(f"{scenario}/")]
+            helped, hurt = sum(r.ci_high < 0 for r in sites), sum(r.ci_low > 0 for r in sites)
+            told.append(
+                f"Averaged weights lose {_with_ends(shared, '+.3f')} dB against a site's own: less at "
+                f"{helped} of {len(sites)} sites, more at {hurt}, neither clearly at the others."
+            )
+    return " ".join(told)
+
+
+def _walked(
+    found: Mapping[tuple[str, str, str, str], Row],
+    results: Results,
+    city: str,
+    speed_kmh: float,
+) -> str:
+    """What the model that was best on validation walks brings on those of test."""
+    judged, scenario = results.judged[city, speed_kmh], scenario_of(city, speed_kmh)
+    model = max(results.trained, key=lambda m: float(judged[m.key]["validation_net"]))
+    share = found[model.kind, model.regime, scenario, "share_of_exhaustive"]
+    once = found[model.kind, model.regime, scenario, "share_of_exhaustive_sounded_once"]
+    gain = found[model.kind, model.regime, scenario, "gain_over_best_rule"]
+    rule = best_rule(by_seed(judged, results, "net"))
+    return (
+        f"{city}, {speed_kmh:g} km/h: the model that was best on validation walks "
+        f"({model.kind}, {model.regime}) has {_with_ends(share, '.1%')} of the net spectral efficiency of a "
+        f"full sweep in every SSB burst ({_with_ends(once, '.1%')} with an eighth of the beams sounded and "
+        f"no more), and {_with_ends(gain, '+.1%')} against the best tuned rule ({rule}, "
+        f"{judged[rule]['setting']})."
+    )
+
+
+def _with_ends(of: Row, how: str) -> str:
+    """A mean with its interval."""
+    return f"{of.mean:{how}} [{of.ci_low:{how}}, {of.ci_high:{how}}]"
+
+
+def rows_of(results: Results) -> tuple[Row, ...]:
+    """All rows."""
+    return (*judged_rows(results), *cost_rows(results), *measured_rows(results))
