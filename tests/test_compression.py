@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 from defiance.errors import DefianceError
 from defiance.learn.aggregation import Krum, Median, TrimmedMean, check_update, refusals
-from defiance.learn.compression import Compression, Dense, Int8, OneBit, TopK
+from defiance.learn.compression import Compression, Dense, Int8, OneBit, Sign, TopK
 from defiance.learn.partition import Drift, LocalData, dirichlet, unequal
 from defiance.learn.vectors import Layout
 
-CODES = [Dense(), TopK(0.1), TopK(1e-9), Int8(), Int8(8), OneBit(), OneBit(8)]
+CODES = [Dense(), TopK(0.1), TopK(1e-9), Int8(), Int8(8), OneBit(), OneBit(8), Sign(), Sign(8)]
 
 
 def generator(seed: int = 1) -> torch.Generator:
@@ -38,7 +38,13 @@ def test_what_is_decoded_has_the_shape_and_the_size_of_what_was_encoded(
 
 @pytest.mark.parametrize(
     ("code", "expected"),
-    [(Dense(), 40_000), (TopK(0.01), 800), (Int8(), 10_000 + 40), (OneBit(), 40 * (32 + 4))],
+    [
+        (Dense(), 40_000),
+        (TopK(0.01), 800),
+        (Int8(), 10_000 + 40),
+        (OneBit(), 40 * (32 + 4)),
+        (Sign(), 40 * (32 + 4)),
+    ],
 )
 def test_bytes_by_hand(code: Compression, expected: int) -> None:
     assert code.encode(torch.randn(2, 10_000, generator=generator()), generator()).shape == (2, expected)
@@ -54,6 +60,16 @@ def test_top_k_keeps_the_greatest_and_is_as_near_as_its_bound_says() -> None:
     )
     error = (decoded - vectors).square().sum(1)
     assert bool((error <= 0.95 * vectors.square().sum(1)).all())
+
+
+def test_signs_are_as_near_as_their_formula_says() -> None:
+    vectors = torch.randn(3, 512, generator=generator())
+    vectors[0, 5] = 0.0
+    decoded = Sign().decode(Sign().encode(vectors, generator()), 512)
+    assert torch.equal(decoded.sign()[vectors != 0], vectors.sign()[vectors != 0])
+    left = (decoded - vectors).square().view(3, 2, 256).sum(-1)
+    blocks = vectors.view(3, 2, 256)
+    torch.testing.assert_close(left, blocks.square().sum(-1) - blocks.abs().sum(-1).square() / 256)
 
 
 @pytest.mark.parametrize("code", [Int8(), OneBit()])
@@ -73,7 +89,7 @@ def test_quantisers_have_no_bias_and_the_variance_of_their_formula(code: Int8 | 
     torch.testing.assert_close(found.var(0), variance, rtol=0.06, atol=1e-6)
 
 
-@pytest.mark.parametrize("code", [Dense(), TopK(0.5), Int8(), OneBit()], ids=repr)
+@pytest.mark.parametrize("code", [Dense(), TopK(0.5), Int8(), OneBit(), Sign()], ids=repr)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_poison_stays_visible(code: Compression, value: float) -> None:
     vectors = torch.ones(2, 20)

@@ -12,7 +12,7 @@ from torch import Tensor
 from defiance.errors import DefianceError
 from defiance.kpm import bits_by_purpose
 from defiance.learn.aggregation import FedAdam, Follow, Krum, Median, TrimmedMean
-from defiance.learn.compression import Int8, OneBit, TopK
+from defiance.learn.compression import Int8, OneBit, Sign, TopK
 from defiance.learn.environment import Availability, Environment, Links
 from defiance.learn.federation import Peers, Server, Task, fedbuff, federate
 from defiance.learn.local import Local
@@ -218,6 +218,12 @@ def test_error_feedback_reaches_the_optimum_which_top_k_alone_does_not(
     monkeypatch.setattr(TopK, "biased", False)
     without = run(centres, regime, 400, local=plain(1, 0.02)).parameters["w"][0]
     assert without.tolist() == pytest.approx([0.0, 0.0], abs=1e-5)
+
+
+def test_signs_both_ways_reach_the_optimum() -> None:
+    found = run(CENTRES, Server(up=Sign(), down=Sign()), 600, local=plain(1, 0.02))
+    mean = found.reached[300:, 0].mean(0)
+    torch.testing.assert_close(mean, CENTRES.mean(0), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("code", [Int8(), OneBit()])

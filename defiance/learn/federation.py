@@ -194,10 +194,8 @@ def federate(
     """
     run = _Run(task, local, environment or Environment(), random)
     exchanges = _serve(run, regime) if isinstance(regime, Server) else _mix(run, regime)
-    vectors, best, before = run.origin[None], run.origin[None], torch.empty(0)
-    if isinstance(regime, Peers):
-        vectors = vectors.expand(run.nodes, -1)
-    best, before = vectors, run.validate(vectors)
+    best = vectors = run.origin.expand(1 if isinstance(regime, Server) else run.nodes, -1)
+    before = run.validate(vectors)
     lowest, found = before.mean(), []
     for _ in range(rounds):
         vectors, round_ = next(exchanges)

@@ -55,7 +55,7 @@ class Config:
     load: float = field(default=0.5, metadata={"min": 0.0, "max": 1.0, "help": "PRBs occupied"})
     cap: float = field(default=8.0, metadata={"min": 0.1, "unit": "1/min", "help": "handovers at most"})
     offsets_db: tuple[float, ...] = field(
-        default=(1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0), metadata={"unit": "dB", "help": "of A3, to tune among"}
+        default=experiments.OFFSETS_DB, metadata={"unit": "dB", "help": "of A3, to tune among"}
     )
     users: int = field(default=100, metadata={"min": 2, "max": 2000, "help": "users per test world"})
     test_s: float = field(default=120.0, metadata={"min": 5.0, "unit": "s", "help": "time per test world"})
@@ -250,10 +250,15 @@ def explained(config: Config, model: Degraded, parts: Parts) -> float:
 
 
 def tune_rule(config: Config) -> dict[str, Any]:
-    """The offset of A3 of least outage under the cap, and what it reaches on validation worlds."""
-    options = [[0.0, 0.0, offset_db, 0.0] for offset_db in config.offsets_db]
+    """Filter, time to trigger and offset of A3 of least outage under the cap, and its handovers."""
+    options = [
+        [k, time_to_trigger_s, offset_db, 0.0]
+        for k in experiments.FILTERS_K
+        for time_to_trigger_s in experiments.TIMES_TO_TRIGGER_S
+        for offset_db in config.offsets_db
+    ]
     base = of_worth(config)
-    found = experiments.sweep(base, scenario_of(config), options, lambda c: experiments.rule(base, c), 8)
+    found = experiments.sweep(base, scenario_of(config), options, lambda c: experiments.rule(base, c), 27)
     best = found.under(config.cap)
     return {"setting": found.settings[best], "handovers": found.handovers[best]}
 
@@ -401,8 +406,9 @@ def _curve(found: Mapping[str, Mapping[str, Any]], place: str) -> Curve:
 
 def _verdict(found: Mapping[str, Mapping[str, Any]]) -> str:
     cuts = {name: mean_interval(_cut(of, found[RULE])) for name, of in found.items() if name != RULE}
-    wins = sorted(found[name]["performance"] for name, (_, low, _) in cuts.items() if low > 0)
-    loses = sorted(found[name]["performance"] for name, (_, _, high) in cuts.items() if high < 0)
+    alike = {name: cut for name, cut in cuts.items() if "broken" not in DEGRADATIONS[name]}
+    wins = sorted(found[name]["performance"] for name, (_, low, _) in alike.items() if low > 0)
+    loses = sorted(found[name]["performance"] for name, (_, _, high) in alike.items() if high < 0)
     worse = [name for name, (_, _, high) in cuts.items() if high < 0]
     open_ = [name for name, (_, low, high) in cuts.items() if not (low > 0 or high < 0)]
     text = f"The healthy function cuts {100 * cuts[HEALTHY][0]:.0f} % of A3's outage"
