@@ -108,7 +108,7 @@ def million() -> dict[str, float]:
     for step in range(STEPS):
         state, deliveries = link.advance(state, 0.02 * (step + 1), rng)
         arrived += len(deliveries)
-    assert len(state) + len(state.in_flight) + arrived == PACKETS
+    assert len(state) + len(state.line.in_flight) + arrived == PACKETS
     return {
         "packets": PACKETS,
         "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,

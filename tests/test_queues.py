@@ -1,17 +1,19 @@
 """Queued links against queueing theory: waiting times, overload, conserved bits, repeats."""
 
+import heapq
+import itertools
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from defiance.errors import DefianceError
 from defiance.link import BackhaulLink, Deliveries, Packets, with_headers
-from defiance.network.queues import QueuedLink
+from defiance.network.queues import QueuedLink, sent_bits, without
 from defiance.seeding import stream
 
 RNG = stream(5, "queues")
@@ -96,19 +98,108 @@ def test_bits_and_packets_are_conserved(
         served += float(rate.sum()) * (until_s - now_s)
         now_s = until_s
         if drops:
-            dropped = torch.rand(len(state), generator=generator) < 0.2
-            state, gone = link.discard(state, dropped.numpy())
-            dropped_ids += list(gone.id)
-            dropped_bits += float(gone.sent_bits.sum())
-    over, waiting, flying = Deliveries.concatenate(*ended), state.waiting, state.in_flight
-    assert sorted([*over.id.tolist(), *waiting.id, *flying.id, *dropped_ids]) == packets.id.tolist()
-    assert bool((waiting.left_bits <= waiting.bits).all()) and bool((waiting.left_bits >= 0).all())
+            dropped = torch.rand(queues, generator=generator) < 0.2
+            left, lost = without(state.line.waiting, dropped.numpy())
+            state = replace(state, line=state.line._replace(waiting=left))
+            dropped_ids += list(lost["id"])
+            dropped_bits += float(sent_bits(lost).sum())
+    over, (waiting, flying) = Deliveries.concatenate(*ended), state.line
+    assert sorted([*over.id.tolist(), *waiting["id"], *flying["id"], *dropped_ids]) == packets.id.tolist()
+    assert (waiting["left_bits"] <= waiting["bits"]).all() and (waiting["left_bits"] >= 0).all()
     sent = float(over.sent_bits.sum()) + dropped_bits
-    sent += sum(float(rows.sent_bits.sum()) for rows in (waiting, flying))
+    sent += sum(float(sent_bits(rows).sum()) for rows in (waiting, flying))
     assert sent <= served + count
     if not loss and not drops:
         offered = float(with_headers(packets.payload_bits, link.header_bits).sum())
-        assert sent == pytest.approx(offered - float(waiting.left_bits.sum()), abs=count)
+        assert sent == pytest.approx(offered - float(waiting["left_bits"].sum()), abs=count)
+
+
+def by_hand(
+    packets: list[tuple[int, float, int]], steps: list[tuple[float, float]], link: QueuedLink, loss: float
+) -> dict[int, tuple[float, int]]:
+    """One queue packet by packet: who is over, when it arrived or inf, and the bits that were sent for it.
+
+    Args:
+        packets: id, offered_s, payload_bits.
+        steps: end and rate of each.
+        link: the queue's.
+        loss: probability.
+    """
+    queue = []
+    for id, offered_s, payload_bits in packets:
+        bits = int(with_headers(torch.tensor([payload_bits]), link.header_bits))
+        queue.append((offered_s, id, float(bits), bits, 0))
+    heapq.heapify(queue)
+    over, now_s = {}, -math.inf
+    for until_s, rate_bps in steps:
+        free_s = now_s
+        while queue and rate_bps > 0:
+            ready_s, id, left, bits, repeats = heapq.heappop(queue)
+            start_s = max(free_s, ready_s)
+            room = rate_bps * (until_s - start_s)
+            if start_s >= until_s or left > room + 1e-6:
+                heapq.heappush(queue, (ready_s, id, left - max(room, 0.0), bits, repeats))
+                break
+            free_s = min(start_s + left / rate_bps, until_s)
+            draw = RNG.uniform(torch.tensor([id ^ (repeats << 56)])).item()
+            if draw >= loss:
+                over[id] = (free_s + link.delay_s, bits * (repeats + 1))
+            elif repeats == link.most_repeats:
+                over[id] = (math.inf, bits * (repeats + 1))
+            else:
+                heapq.heappush(queue, (free_s + link.repeat_s, id, float(bits), bits, repeats + 1))
+        now_s = until_s
+    return {id: fate for id, fate in over.items() if fate[0] <= now_s or fate[0] == math.inf}
+
+
+@given(
+    packets=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 8), st.sampled_from((0, 1, 700, 12_000, 10**9))),
+        max_size=25,
+    ),
+    steps=st.lists(
+        st.tuples(st.sampled_from((0.0, 0.01, 0.5, 3.0)), st.sampled_from((0.0, 1e-3, 5e3, 1e6, 1e11))),
+        min_size=1,
+        max_size=8,
+    ),
+    loss=st.sampled_from((0.0, 0.5, 1.0)),
+)
+@settings(max_examples=60)
+def test_queues_serve_packet_by_packet(
+    packets: list[tuple[int, int, int]], steps: list[tuple[float, float]], loss: float
+) -> None:
+    """Arrivals at the same time, steps of no length, no rate, packets that take all steps, endless losses."""
+    link = QueuedLink("source", 0.005, loss_probability=loss, most_repeats=3, repeat_s=0.02)
+    state = link.initial()
+    if packets:
+        source, offered, payload_bits = (list(column) for column in zip(*packets, strict=True))
+        batch = Packets.of(
+            range(len(packets)),
+            source=source,
+            purpose="task",
+            payload_bits=payload_bits,
+            offered_s=[0.25 * number for number in offered],
+        )
+        state = link.offer(state, batch, 0.0)
+    ends = list(itertools.accumulate(length for length, _ in steps))
+    rates = [rate_bps for _, rate_bps in steps]
+    ended = []
+    for until_s, rate_bps in zip(ends, rates, strict=True):
+        rate = torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64) * rate_bps
+        state, gone = link.advance(replace(state, rate_bps=rate), until_s, RNG)
+        ended.append(gone)
+    over = Deliveries.concatenate(*ended)
+    fates = zip(over.arrived_s.tolist(), over.sent_bits.tolist(), strict=True)
+    found = dict(zip(over.id.tolist(), fates, strict=True))
+    expected: dict[int, tuple[float, int]] = {}
+    for queue, factor in enumerate((1.0, 0.5, 0.0)):
+        mine = [(id, 0.25 * at, bits) for id, (of, at, bits) in enumerate(packets) if of == queue]
+        expected |= by_hand(
+            mine, [(end, factor * rate) for end, rate in zip(ends, rates, strict=True)], link, loss
+        )
+    assert found.keys() == expected.keys()
+    for id, fate in expected.items():
+        assert found[id] == pytest.approx(fate, rel=1e-9, abs=1e-9)
 
 
 def test_each_queue_is_a_backhaul_of_its_own() -> None:
@@ -154,7 +245,7 @@ def test_what_is_lost_is_sent_again_until_it_is_given_up() -> None:
     assert torch.allclose(sent.arrived_s[arrived], 0.1 * tries[arrived] + 0.5 * (tries[arrived] - 1))
 
 
-def test_a_queue_without_a_rate_is_refused() -> None:
+def test_what_a_queue_cannot_do_is_refused() -> None:
     link = QueuedLink("source", delay_s=0.0, rate_bps=1e5)
     packet = Packets.of([1], source=7, purpose="task", payload_bits=1000, offered_s=0.0)
     state = link.offer(link.initial(), packet, 0.0)
@@ -162,6 +253,8 @@ def test_a_queue_without_a_rate_is_refused() -> None:
     for wrong in (replace(state, rate_bps=three), replace(state, loss_probability=three / 1e6)):
         with pytest.raises(DefianceError, match="queue 7, but .* of 3 queues"):
             link.advance(wrong, 1.0, stream(1, "link"))
+    with pytest.raises(DefianceError, match="at 1.0 s can.t go back to 0.5 s"):
+        link.advance(link.advance(state, 1.0, stream(1, "link"))[0], 0.5, stream(1, "link"))
     with pytest.raises(DefianceError, match="source is -1"):
         link.offer(link.initial(), replace(packet, source=torch.tensor([-1])), 0.0)
 

@@ -2,8 +2,9 @@
 
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,15 +15,17 @@ from worlds import RADIO, corridor, gain_for_snr, random_world, start
 
 from defiance.control.handover import A3
 from defiance.errors import DefianceError
-from defiance.link import PURPOSES, Packets
+from defiance.link import PURPOSES, Packets, loss_from_sinr
 from defiance.network import kernel
-from defiance.network.air import Air, free_share
+from defiance.network.air import Air, free_share, grant, take
 from defiance.network.measurements import Observation
-from defiance.network.messages import COMMAND_BITS, report_bits
+from defiance.network.messages import COMMAND_BITS, Messenger, report_bits
+from defiance.network.queues import IDLE, Line, QueuedLink, backlog, put, serve
 from defiance.network.settings import RadioConfig
-from defiance.network.signalling import NO_BULK, BulkTraffic
+from defiance.network.signalling import NO_BULK, BulkTraffic, Signalling
 from defiance.network.simulate import Outcome, simulate
 from defiance.network.state import NONE, State
+from defiance.network.transport import Users
 from defiance.network.world import World
 from defiance.seeding import stream
 
@@ -74,6 +77,16 @@ def test_bits_of_queued_messages() -> None:
     assert outcome.bits[0, PURPOSES.index("assistance")] == handovers * (report_bits(3) + 96)
 
 
+def granted(
+    state: State, bits: list[float], free: Tensor, config: RadioConfig = QUEUED, *, uplink: bool
+) -> Any:
+    """Rates that users are given, `[U]`, and what the whole carrier would give them."""
+    users = Users(*(getattr(state, name).numpy() for name in Users._fields))
+    rate_bps, full_bps = np.zeros((2, len(bits)))
+    grant(np.array(bits), users, free.numpy(), Air.of(config, uplink=uplink), rate_bps, full_bps)
+    return rate_bps, full_bps
+
+
 @pytest.mark.parametrize(
     ("loss_db", "blocks", "sinr_db"),
     [
@@ -86,25 +99,73 @@ def test_uplink_power_control(loss_db: float, blocks: int, sinr_db: float) -> No
     """TS 38.213 clause 7.1.1 by hand: P0 + alpha PL per block, as many blocks as 23 dBm are enough for."""
     world = corridor([[-loss_db, -200.0]] * 2, demand_bps=0.0)
     state = served(world)
-    bits = torch.tensor([1e9], dtype=torch.float64)
     efficiency = 0.6 * math.log2(1 + 10 ** (sinr_db / 10))
     for slots in (QUEUED.uplink_slots, 1.0):  # power bounds blocks of uplink slots, not of all
         config = replace(QUEUED, uplink_slots=slots)
-        rate, full = Air(config).grant(state, bits, slots * free_share(world, config), uplink=True)
+        rate, full = granted(state, [1e9], slots * free_share(world, config), config, uplink=True)
         assert full.item() == pytest.approx(20e6 * efficiency, rel=1e-3)
         assert rate.item() == pytest.approx(full.item() * slots * blocks / 51, rel=1e-6)
 
 
 def test_who_waits_is_served_by_round_robin_and_takes_no_more_than_there_is() -> None:
     world = cells(users=4)
-    state, air, free = served(world), Air(QUEUED), torch.full((1, 3), 0.1, dtype=torch.float64)
-    bits = torch.tensor([1e9, 1e9, 1e9, 100.0], dtype=torch.float64)
-    rate, full = air.grant(state, bits, free, uplink=False)
+    state, free = served(world), torch.full((1, 3), 0.1, dtype=torch.float64)
+    bits = [1e9, 1e9, 1e9, 100.0]
+    rate, full = granted(state, bits, free, uplink=False)
     assert rate[:3] / full[:3] == pytest.approx((0.1 - 100 / (full[3].item() * 0.02)) / 3)
-    sent = torch.minimum(rate * QUEUED.step_s, bits)
-    assert air.taken(state, sent.numpy(), full)[0].tolist() == pytest.approx([0.1, 0.0, 0.0])
-    alone, _ = air.grant(state, torch.tensor([0.0, 0.0, 0.0, 100.0]).double(), free, uplink=False)
+    taken = np.zeros((1, 3))
+    take(state.serving.numpy(), np.minimum(rate * QUEUED.step_s, bits), full, QUEUED.step_s, taken)
+    assert taken[0].tolist() == pytest.approx([0.1, 0.0, 0.0])
+    alone, _ = granted(state, [0.0, 0.0, 0.0, 100.0], free, uplink=False)
     assert alone[3].item() == pytest.approx(0.1 * full[3].item())  # all that there is, until it is done
+
+
+@given(seed=st.integers(0, 10**6), users=st.integers(1, 8), bits=st.sampled_from((1, 5000, 10**6)))
+@settings(max_examples=20)
+def test_one_pass_is_one_queue_after_the_other(seed: int, users: int, bits: int) -> None:
+    """Steps of the uplink: signalling is served first, then bulk with the blocks that it leaves."""
+    world = random_world(seed, 2, users, 3)
+    world = replace(world, gain_db=world.gain_db + 15)
+    config, random = replace(QUEUED, foreground_share=0.0), stream(seed, "m")
+    everyone = torch.arange(2 * users)
+    logs = Packets.of(everyone, source=everyone, purpose="data", payload_bits=bits, offered_s=0.08)
+    messenger, link = Messenger(world, config, random), QueuedLink("source", config.air_delay_s)
+    signalling = Signalling(world, config, random, messenger, BulkTraffic(uplink=logs), executes=True)
+    signals, state = signalling.begin(), served(world, config, 4)
+    lines, key = [IDLE, Line(link.rows(logs), IDLE.in_flight)], np.uint64(random.key)
+    for steps in range(4, 16):
+        now_s, until_s = steps * config.step_s, (steps + 1) * config.step_s
+        reporting = everyone[(everyone + steps) % 4 == 0]
+        signals = signalling.report(signals, reporting.numpy(), steps, now_s, 3)
+        reports = Packets.of(
+            messenger.key[reporting] + 4 * steps,
+            source=reporting,
+            purpose="assistance",
+            payload_bits=report_bits(3),
+            offered_s=now_s,
+        )
+        lines[0] = lines[0]._replace(waiting=put(lines[0].waiting, link.rows(reports)))
+        left, over = config.uplink_slots * free_share(world, config), []
+        lost = torch.where(state.sinr > 0, loss_from_sinr(10 * torch.log10(state.sinr.double())), 1.0)
+        for number, loss in enumerate((lost.flatten().numpy(), np.zeros(1))):
+            waits, taken = np.zeros(2 * users), np.zeros(left.shape)
+            backlog(lines[number].waiting, until_s, waits)
+            rate, full = granted(state, waits.tolist(), left, config, uplink=True)
+            lines[number], gone, sent = serve(lines[number], rate, loss, key, now_s, until_s, link.timing)
+            over.append(gone)
+            take(state.serving.numpy(), sent, full, config.step_s, taken)
+            left = (left - torch.from_numpy(taken)).clamp(min=0)
+        before = messenger.bulk.sum().item()
+        signals, heard = signalling.listen(signals, state, state.rsrp_dbm, steps, steps)
+        arrived = over[0]["source"][np.isfinite(over[0]["ready_s"])]
+        assert set(heard.flatten().nonzero().flatten().tolist()) == set(arrived.tolist())
+        assert messenger.bulk.sum().item() - before == len(over[1])
+        for found, expected in zip((signals.lines.uplink, signals.lines.bulk_up), lines, strict=True):
+            for mine, theirs in zip(found, expected, strict=True):
+                assert mine["id"].tolist() == theirs["id"].tolist()
+                assert mine["left_bits"] == pytest.approx(theirs["left_bits"], abs=1e-3)
+                assert mine["ready_s"] == pytest.approx(theirs["ready_s"])
+        state = kernel.step(world, state, config, 1)
 
 
 def bulk_for(users: int, bits: int, *, end: str = "destination") -> Packets:

@@ -12,18 +12,18 @@ mean over the window of Qout. Background traffic takes the same share of the upl
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numba import njit
-from numpy.typing import NDArray
 from torch import Tensor
 
 from defiance.network import rates
 from defiance.network.messages import loss_loop
+from defiance.network.queues import COMPILED
 from defiance.network.scheduling import ROUND_ROBIN, share_cell
 from defiance.network.settings import BOLTZMANN_DBM_PER_HZ, RESOURCE_BLOCKS, RadioConfig
-from defiance.network.state import CONNECTED, State
+from defiance.network.state import CONNECTED
 from defiance.network.world import World
 
 BLOCK_HZ = 12 * 30e3
@@ -36,83 +36,85 @@ def free_share(world: World, config: RadioConfig) -> Tensor:
     return (1 - world.background_load).clamp(min=config.foreground_share).double()
 
 
-class Air:
-    """Both directions of a carrier."""
+class Air(NamedTuple):
+    """One direction of a carrier; see `RadioConfig`.
 
-    def __init__(self, config: RadioConfig) -> None:
+    Attributes:
+        uplink: the direction.
+        target_dbm: P0 of a block.
+        disturbance_dbm: noise and interference that a station receives on a block.
+        blocks: of the carrier.
+        rates: `defiance.network.rates.loops`.
+    """
+
+    uplink: bool
+    step_s: float
+    bandwidth_hz: float
+    tx_power_dbm: float
+    user_power_dbm: float
+    target_dbm: float
+    alpha: float
+    disturbance_dbm: float
+    blocks: int
+    uplink_slots: float
+    rates: Any
+
+    @classmethod
+    def of(cls, config: RadioConfig, *, uplink: bool) -> Air:
+        """Of a configuration's carrier."""
         noise_dbm = BOLTZMANN_DBM_PER_HZ + 10 * np.log10(BLOCK_HZ) + config.uplink_noise_figure_db
-        self.step_s, self.rates = config.step_s, rates.loops(config)
-        self.radio = (
-            config.step_s,
-            config.bandwidth_hz,
-            config.tx_power_dbm,
-            config.user_power_dbm,
-            config.uplink_p0_dbm + UNITS_DB,
-            config.uplink_alpha,
-            noise_dbm + config.uplink_iot_db,
-            RESOURCE_BLOCKS[config.bandwidth_hz],
-            config.uplink_slots,
+        return cls(
+            uplink=uplink,
+            step_s=config.step_s,
+            bandwidth_hz=config.bandwidth_hz,
+            tx_power_dbm=config.tx_power_dbm,
+            user_power_dbm=config.user_power_dbm,
+            target_dbm=config.uplink_p0_dbm + UNITS_DB,
+            alpha=config.uplink_alpha,
+            disturbance_dbm=noise_dbm + config.uplink_iot_db,
+            blocks=RESOURCE_BLOCKS[config.bandwidth_hz],
+            uplink_slots=config.uplink_slots,
+            rates=rates.loops(config),
         )
 
-    def grant(self, state: State, bits: Tensor, free: Tensor, *, uplink: bool) -> tuple[Tensor, Tensor]:
-        """Rates at which queues are served in the next step.
 
-        The blocks that a cell gives to those who wait go round, and all are served over the same part of the
-        step: until the last has what it needs, or all of it.
-
-        Args:
-            state: after the step before.
-            bits: that wait per user, `[W * U]` float64.
-            free: share of the carrier that each cell may give away, `[W, C]` float64.
-            uplink: the direction.
-
-        Returns:
-            bit/s of every user, and what the whole carrier would give it, `[W * U]`; 0 of who has no
-            connection or isn't scheduled at its SINR.
-        """
-        rate_bps, full_bps = torch.zeros_like(bits), torch.zeros_like(bits)
-        _grant(
-            bits.numpy(), state.status.numpy(), state.serving.numpy(), state.ring.numpy(),
-            state.window_steps.numpy(), state.signal_mw.numpy(), state.interference_mw.numpy(),
-            state.olla_db.numpy(), free.numpy(), self.radio, self.rates, uplink,
-            rate_bps.numpy(), full_bps.numpy(),
-        )  # fmt: skip
-        return rate_bps, full_bps
-
-    def taken(self, state: State, sent_bits: NDArray[np.float64], full_bps: Tensor) -> Tensor:
-        """Share of the carrier that bits sent in a step, `[W * U]`, took from every cell, `[W, C]`."""
-        share = np.zeros(state.load.shape)
-        _taken(state.serving.numpy(), sent_bits, full_bps.numpy(), self.step_s, share)
-        return torch.from_numpy(share)
+@njit(**COMPILED)
+def losses(sinr, waiting):  # type: ignore[no-untyped-def]
+    """How often a transmission of those who wait is lost, `[W * U]`."""
+    users, loss = sinr.shape[1], np.zeros(sinr.size)
+    for i in range(len(waiting)):
+        q = waiting[i].queue
+        now = sinr[q // users, q % users]
+        loss[q] = loss_loop(10 * math.log10(np.float64(now))) if now > 0 else 1.0
+    return loss
 
 
-def losses(state: State, users: NDArray[np.int64]) -> Tensor:
-    """How often a transmission to or from these users is lost, `[W * U]`; 0 of all others."""
-    found = np.zeros(state.sinr.numel())
-    _losses(state.sinr.numpy().reshape(-1), users, found)
-    return torch.from_numpy(found)
+@njit(**COMPILED)
+def grant(bits, state, free, air, rate_bps, full_bps):  # type: ignore[no-untyped-def]
+    """Rates at which queues are served in the next step.
 
+    The blocks that a cell gives to those who wait go round, and all are served over the same part of the
+    step: until the last has what it needs, or all of it.
 
-@njit(nogil=True, cache=True)
-def _losses(sinr, users, found):  # type: ignore[no-untyped-def]
-    for user in users:
-        found[user] = loss_loop(10 * math.log10(np.float64(sinr[user]))) if sinr[user] > 0 else 1.0
-
-
-@njit(nogil=True, cache=True)
-def _grant(  # type: ignore[no-untyped-def]
-    bits, status, serving, ring, window_steps, signal_mw, interference_mw, olla_db, free, radio, loops,
-    uplink, rate_bps, full_bps,
-):  # fmt: skip
-    step_s, bandwidth_hz = radio[0], radio[1]
-    (worlds, users), cells, size = status.shape, free.shape[1], signal_mw.shape[2]
+    Args:
+        bits: that wait per user, `[W * U]` float64.
+        state: after the step before, arrays by name.
+        free: share of the carrier that each cell may give away, `[W, C]` float64.
+        air: the carrier's direction.
+        rate_bps: zeros `[W * U]`; gets every user's; 0 stays of who has no connection or isn't scheduled at
+            its SINR.
+        full_bps: likewise; gets what the whole carrier would give a user.
+    """
+    status, serving, window_steps = state.status, state.serving, state.window_steps
+    (worlds, users), cells, size = status.shape, free.shape[1], state.signal_mw.shape[2]
     first = np.zeros(worlds * cells + 1, np.int64)
     count = 0
     for q in range(len(bits)):
-        w, u = q // users, q % users
-        if bits[q] > 0 and status[w, u] == CONNECTED and window_steps[w, u] > 0:
-            first[w * cells + serving[w, u] + 1] += 1
-            count += 1
+        if bits[q] > 0:
+            w, u = q // users, q % users
+            if status[w, u] == CONNECTED and window_steps[w, u] > 0:
+                first[w * cells + serving[w, u] + 1] += 1
+                count += 1
     if count == 0:
         return
     for c in range(worlds * cells):
@@ -121,25 +123,27 @@ def _grant(  # type: ignore[no-untyped-def]
     need, most, share, heap = np.empty(count), np.empty(count), np.empty(count), np.empty(count, np.int64)
     sinr, reported, actual, known = np.empty((4, 1), np.float32)
     for q in range(len(bits)):
-        w, u = q // users, q % users
-        if not (bits[q] > 0 and status[w, u] == CONNECTED and window_steps[w, u] > 0):
+        if bits[q] <= 0:
             continue
-        slot = ring[w] - 1 if ring[w] > 0 else size - 1
+        w, u = q // users, q % users
+        if status[w, u] != CONNECTED or window_steps[w, u] == 0:
+            continue
+        slot = state.ring[w] - 1 if state.ring[w] > 0 else size - 1
         part = 1.0
-        if uplink:
+        if air.uplink:
             mean_mw = 0.0
             for k in range(window_steps[w, u]):
-                mean_mw += signal_mw[w, u, slot - k if slot >= k else slot - k + size]
-            part, sinr[0] = _received(signal_mw[w, u, slot], mean_mw / window_steps[w, u], radio)
+                mean_mw += state.signal_mw[w, u, slot - k if slot >= k else slot - k + size]
+            part, sinr[0] = _received(state.signal_mw[w, u, slot], mean_mw / window_steps[w, u], air)
         else:
-            sinr[0] = signal_mw[w, u, slot] / interference_mw[w, u, slot]
+            sinr[0] = state.signal_mw[w, u, slot] / state.interference_mw[w, u, slot]
         reported[0] = sinr[0]
-        rates.offer(sinr, reported, actual, known, olla_db[w, u], loops)
-        full_bps[q] = bandwidth_hz * max(sinr[0], 0.0)
+        rates.offer(sinr, reported, actual, known, state.olla_db[w, u], air.rates)
+        full_bps[q] = air.bandwidth_hz * max(sinr[0], 0.0)
         k = following[w * cells + serving[w, u]]
         following[w * cells + serving[w, u]] += 1
         user[k], most[k] = q, part
-        need[k] = min(bits[q] / (full_bps[q] * step_s), part) if full_bps[q] > 0 else 0.0
+        need[k] = min(bits[q] / (full_bps[q] * air.step_s), part) if full_bps[q] > 0 else 0.0
     for w in range(worlds):
         for c in range(cells):
             of = slice(first[w * cells + c], first[w * cells + c + 1])
@@ -153,8 +157,9 @@ def _grant(  # type: ignore[no-untyped-def]
                     rate_bps[q] = min(share[k] / busy, most[k]) * full_bps[q]
 
 
-@njit(nogil=True, cache=True)
-def _taken(serving, sent_bits, full_bps, step_s, share):  # type: ignore[no-untyped-def]
+@njit(**COMPILED)
+def take(serving, sent_bits, full_bps, step_s, share):  # type: ignore[no-untyped-def]
+    """Adds to `share`, `[W, C]`, what bits sent in a step, `[W * U]`, took of every cell's carrier."""
     users = serving.shape[1]
     for q in range(len(sent_bits)):
         if sent_bits[q] > 0 and full_bps[q] > 0:
@@ -162,10 +167,10 @@ def _taken(serving, sent_bits, full_bps, step_s, share):  # type: ignore[no-unty
 
 
 @njit(inline="always")
-def _received(signal_mw, mean_mw, radio):  # type: ignore[no-untyped-def]
+def _received(signal_mw, mean_mw, air):  # type: ignore[no-untyped-def]
     """Share of the carrier's time and band that a user's power is enough for, and the SINR on it."""
-    tx_dbm, most_dbm, target_dbm, alpha, disturbance_dbm, blocks, slots = radio[2:]
-    wanted_dbm = target_dbm + alpha * (tx_dbm - 10 * np.log10(max(mean_mw, 1e-30)))
-    used = min(max(np.floor(10 ** ((most_dbm - wanted_dbm) / 10)), 1.0), blocks)
-    gain_db = 10 * np.log10(max(signal_mw, 1e-30)) - tx_dbm
-    return slots * used / blocks, 10 ** ((min(wanted_dbm, most_dbm) + gain_db - disturbance_dbm) / 10)
+    wanted_dbm = air.target_dbm + air.alpha * (air.tx_power_dbm - 10 * np.log10(max(mean_mw, 1e-30)))
+    used = min(max(np.floor(10 ** ((air.user_power_dbm - wanted_dbm) / 10)), 1.0), air.blocks)
+    gain_db = 10 * np.log10(max(signal_mw, 1e-30)) - air.tx_power_dbm
+    sent_dbm = min(wanted_dbm, air.user_power_dbm)
+    return air.uplink_slots * used / air.blocks, 10 ** ((sent_dbm + gain_db - air.disturbance_dbm) / 10)

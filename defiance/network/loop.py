@@ -15,7 +15,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from defiance.errors import DefianceError
@@ -137,7 +136,9 @@ class Loop:
         )
         self.signalling: Signalling | None = None
         if config.messages == "queued":
-            self.signalling = Signalling(world, config, stream, self.messenger, bulk)
+            self.signalling = Signalling(
+                world, config, stream, self.messenger, bulk, executes=not conditional
+            )
         elif len(bulk):
             raise DefianceError('other payloads need queues to wait in; set radio.messages to "queued"')
 
@@ -197,10 +198,9 @@ class Loop:
                 fresh = self.messenger.report(state, fresh, course.periods, self._reported_cells)
             else:
                 steps = (course.periods + 1) * self.period_steps
-                signals = self.signalling.report(
-                    signals, fresh, course.periods, self.signalling.time_s(steps), self._reported_cells
-                )
-                signals, state, fresh = self.signalling.listen(signals, state, seen, course.periods, steps)
+                now_s, users = self.signalling.time_s(steps), np.flatnonzero(fresh.numpy())
+                signals = self.signalling.report(signals, users, course.periods, now_s, self._reported_cells)
+                signals, fresh = self.signalling.listen(signals, state, seen, course.periods, steps)
                 seen = signals.seen
         observation = Observation(
             seen,
@@ -245,20 +245,13 @@ class Loop:
     ) -> tuple[Course, Tensor]:
         """`ask` where requests wait: what is under way is wanted still, and nothing else."""
         state, now_s = course.state, signalling.time_s(course.periods * self.period_steps)
-        free = (state.status == CONNECTED) & (state.target == NONE)  # no command is on its way
-        pending = torch.from_numpy(signals.asked != NONE).view(free.shape)
-        wanted = torch.where(free & ~pending & (wanted != state.serving), wanted, NONE)
-        at_once = _holds(course.prepared, wanted) if self.conditional else torch.zeros_like(free)
-        asks = torch.where(at_once, NONE, wanted)
-        signals = signalling.ask(signals, asks, course.periods - 1, now_s)
+        period = course.periods - 1
+        users, at_once, ahead = signalling.ask(signals, state, wanted, course.prepared, period, now_s)
         if self.placement == "device":
-            cells = self._reported_cells
-            signals = signalling.report(signals, asks != NONE, course.periods - 1, now_s, cells)
+            signals = signalling.report(signals, users, period, now_s, self._reported_cells)
         else:
-            user = np.flatnonzero((asks != NONE).numpy())
-            signals = signalling.prepare(signals, state, user, np.maximum(signals.heard_s[user], now_s))
-        ahead = torch.where(pending, torch.from_numpy(signals.wanted).view(free.shape), wanted)
-        return replace(course, wanted=torch.where(at_once, wanted, NONE), signals=signals), ahead
+            signals = signalling.prepare(signals, state, users, np.maximum(signals.heard_s[users], now_s))
+        return but(course, wanted=at_once, signals=signals), ahead
 
     @property
     def _reported_cells(self) -> int:
@@ -286,34 +279,13 @@ class Loop:
         self, signalling: Signalling, state: State, signals: Signals, periods: int, period: Period
     ) -> tuple[State, Signals, Tensor]:
         """The steps of a period, and the cells that commands named in it, `[W, U]`."""
-        told = np.full(state.status.numel(), NONE)
+        told, reports_ask = self.nowhere.clone(), self.placement == "device"
         for number in range(self.period_steps):
             steps = periods * self.period_steps + number
-            signals, state, user, at_s = signalling.step(
-                signals, state, steps, reports_ask=self.placement == "device"
-            )
-            if len(user):
-                told[user] = signals.wanted[user]
-                if not self.conditional:
-                    late_s = at_s - signalling.time_s(steps)
-                    state = _commanded(state, user, told[user], late_s / self.config.step_s)
-            if signals.bulk_down.idle:
-                state = self.step(state, 1, period, number)
-            else:
-                offered_bits = state.bulk_bits.numpy().flatten()
-                state = self.step(state, 1, period, number)
-                signals = signalling.settle(signals, state, offered_bits, steps + 1)
-        return state, signals, torch.from_numpy(told).view(state.status.shape)
-
-
-def _commanded(
-    state: State, user: NDArray[np.int64], cell: NDArray[np.int64], steps: NDArray[np.float64]
-) -> State:
-    """Commands that arrive within the step that begins act from the nearest step on."""
-    target, wait = state.target.clone(), state.command_steps.clone()
-    target.view(-1).numpy()[user] = cell
-    wait.view(-1).numpy()[user] = np.round(steps)
-    return but(state, target=target, command_steps=wait)
+            signals = signalling.step(signals, state, told, steps, reports_ask=reports_ask)
+            state = self.step(state, 1, period, number)
+        signals = signalling.settle(signals, state, (periods + 1) * self.period_steps)
+        return state, signals, told
 
 
 def _holds(prepared: Tensor, cell: Tensor) -> Tensor:

@@ -29,7 +29,6 @@ PREPARATION_BITS = 2 * 4000
 
 
 Whole: TypeAlias = NDArray[np.int64]
-Real: TypeAlias = NDArray[np.float64]
 
 LAWS = "sinr", "t310", "ideal", "queued"
 """Of loss: `RadioConfig.messages`; those that wait have a law of their own (`defiance.network.air`)."""
@@ -56,7 +55,10 @@ class Lottery(NamedTuple):
 
 
 class Messenger:
-    """Sends reports and commands of one run over its links and folds what they cost per world."""
+    """Sends reports and commands of one run over its links and folds what they cost per world.
+
+    Where they wait in queues, `defiance.network.transport` sends them, and folds what they cost here.
+    """
 
     def __init__(self, world: World, config: RadioConfig, stream: Stream) -> None:
         worlds, users, _ = world.shape
@@ -140,30 +142,6 @@ class Messenger:
     def _report(self, period: int, cells: int) -> tuple[Any, ...]:
         """A report's number and bits, and what it is counted in."""
         return 4 * period, report_bits(cells) + self.uplink.header_bits, *self._assistance
-
-    def count(self, world: Whole, purpose: Whole, sent_bits: Whole, lost: NDArray[np.bool_]) -> None:
-        """Folds messages that are over, `[n]`: of which world, for what, bits sent, whether lost."""
-        _fold(world, purpose, sent_bits, self.bits.numpy(), lost, self.messages.numpy(), self.lost.numpy())
-
-    def count_commands(self, world: Whole, delay_s: Real) -> None:
-        """Folds how long after a report was due its command arrived, `[n]`."""
-        np.add.at(self.commands.numpy(), world, 1)
-        np.add.at(self.command_delay_s.numpy(), world, delay_s)
-
-    def count_bulk(
-        self, world: Whole, purpose: Whole, sent_bits: Whole, delay_s: Real, *, wire: bool
-    ) -> None:
-        """Folds other payloads that have arrived, `[n]`: from users and to them, or over wires."""
-        count, total_s = (self.wire, self.wire_delay_s) if wire else (self.bulk, self.bulk_delay_s)
-        _fold(world, purpose, sent_bits, self.bits.numpy(), delay_s, count.numpy(), total_s.numpy())
-
-
-@njit(nogil=True, cache=True)
-def _fold(world, purpose, sent_bits, bits, values, count, total):  # type: ignore[no-untyped-def]
-    for i in range(len(world)):
-        bits[world[i], purpose[i]] += sent_bits[i]
-        count[world[i]] += 1
-        total[world[i]] += values[i]
 
 
 @njit(**LOOP)
