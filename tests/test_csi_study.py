@@ -1,6 +1,8 @@
 """The study `csi` in small: on shipped walks, from its parts to a verdict; what it refuses."""
 
+import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -133,3 +135,19 @@ def test_models_are_named_once_and_regimes_are_the_first_codecs() -> None:
     assert Model("dictionary", 64, "federated", 0) in found
     assert Model("transformer", 64, "federated", 0) not in found
     assert studies.load("csi").SEEDS["full"] >= 3
+
+
+def test_the_committed_sheet_meets_its_bar() -> None:
+    path = Path(__file__).parents[1] / "results" / "csi.json"
+    committed = Sheet.load(path)
+    assert committed.config["bits"] == 64
+    for rival in ("l-beams", "klt"):
+        gain = committed.value(
+            "performance_gain",
+            candidate="dictionary",
+            regime=f"central less {rival}",
+            scenario="munich/64bit",
+        )
+        assert gain.ci_low > 0
+    away = committed.value("performance", candidate="dictionary", regime="central", scenario="florence/64bit")
+    assert math.isfinite(away.mean)

@@ -36,6 +36,10 @@ CANDIDATES = {
     "device-label": "label named on the device",
     "send-everything": "full map",
     "central": "no channel",
+    "type-1": "Type I",
+    "l-beams": "L-beam report",
+    "klt": "KLT codec",
+    "perfect": "perfect feedback",
 }
 SHORT = {
     "a3": "A3",
@@ -64,6 +68,7 @@ REGIMES = {
     "mixed": "",
     "finetuned-whole": "whole model fine-tuned",
     "finetuned-last": "last layer fine-tuned",
+    "finetuned-decoder": "decoder fine-tuned",
 }
 NODES = {"device": "devices", "base-station": "base stations", "network": "radio network"}
 MAPS = {"raw": "traced map", "smooth": "smoothed map"}
@@ -75,6 +80,7 @@ METRIC_NAMES = {
     "break_even_time": "break-even time",
     "rsrp_gain": "RSRP gain",
     "cpu_time": "CPU time",
+    "nmse": "NMSE",
     "sinr": "SINR",
     "esn0": "Es/N0",
     "energy_per_use": "energy of a channel use",
