@@ -132,7 +132,9 @@ def network(world: World, duration_s: float, per: str) -> Program:
 
 
 def step(world: World, steps: int, per: str, calls: int = 1) -> Program:
-    """The fused step alone: movement, fading, procedures, scheduling, load.
+    """The fused step alone: movement, fading, procedures, scheduling, load; each call begins anew.
+
+    Nobody measures or hands over, so that a later call would be of users who have lost their cells.
 
     Args:
         world: a batch, of which one world after the other takes the steps of a call.
@@ -140,10 +142,11 @@ def step(world: World, steps: int, per: str, calls: int = 1) -> Program:
         per: as of `network`.
         calls: what is timed.
     """
-    state = initial(world, CONFIG, reference.path_gain_db(world, world.route_m[:, :, 0]).argmax(-1))
+    begins = initial(world, CONFIG, reference.path_gain_db(world, world.route_m[:, :, 0]).argmax(-1))
     advance = kernel.stepping(world, CONFIG)
 
     def run() -> None:
+        state = begins.clone()
         for _ in range(calls):
             advance(state, steps)
 

@@ -1,4 +1,4 @@
-"""Machine instructions that numba's Python has no words for: prefetches, bits, rays in vector registers."""
+"""Machine instructions that numba's Python has no words for: prefetches, bits, vector registers."""
 
 from typing import Any
 
@@ -105,6 +105,31 @@ def _rays(context, travelled, directions, phases, first):  # type: ignore[no-unt
     return types.UniTuple(types.float32, 2)(travelled, directions, phases, first), generate
 
 
+def _at_least(context, values, first, least):  # type: ignore[no-untyped-def]
+    """Which of `VECTOR` numbers of a flat array, from the first one on, aren't less: a bit each."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        real = ir.VectorType(ir.FloatType(), VECTOR)
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), real.as_pointer())
+        bar = builder.insert_element(ir.Constant(real, ir.Undefined), arguments[2], ir.IntType(32)(0))
+        every = ir.Constant(ir.VectorType(ir.IntType(32), VECTOR), [0] * VECTOR)
+        bar = builder.shuffle_vector(bar, ir.Constant(real, ir.Undefined), every)
+        bits = builder.fcmp_ordered(">=", builder.load(place, align=4), bar)
+        return builder.zext(builder.bitcast(bits, ir.IntType(VECTOR)), ir.IntType(64))
+
+    return types.uint64(values, first, least), generate
+
+
+def _lowest_bit(context, bits):  # type: ignore[no-untyped-def]
+    """Number of the lowest bit that is set, of 64 of which one is."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.uint64(types.uint64), generate
+
+
 def _reread(target: Any) -> Any:
     """The same 32 bits as another type."""
 
@@ -120,5 +145,7 @@ def _reread(target: Any) -> Any:
 prefetch: Any = intrinsic(_fetch)
 ray: Any = intrinsic(_ray)
 sum_rays: Any = intrinsic(_rays)
+at_least: Any = intrinsic(_at_least)
+lowest_bit: Any = intrinsic(_lowest_bit)
 bits_of: Any = intrinsic(_reread(types.int32))
 float_of: Any = intrinsic(_reread(types.float32))

@@ -22,14 +22,18 @@ from numba import njit
 from torch import Tensor
 
 from defiance.network import rates
+from defiance.network.intrinsics import VECTOR
 from defiance.network.measurements import measure_users
 from defiance.network.procedures import NO_PERIOD, Period, command_users, follow
-from defiance.network.reception import fading_mw, move, receive, rice_loop
+from defiance.network.reception import WORD, expect, fading_mw, move, receive, rice_loop
 from defiance.network.scheduling import LOOP, band_phasors, desk, schedule_world
 from defiance.network.settings import FADING_SHARE, SCHEDULERS, SPEED_OF_LIGHT_MPS, RadioConfig
 from defiance.network.state import State
 from defiance.network.traffic import arrive_loop
 from defiance.network.world import World
+
+CACHED_BYTES = 2**19
+"""Rays of a world that are less than these, half of a core's cache or so, needn't be fetched ahead."""
 
 LINKS_PER_THREAD = 2**17
 """Fewer user-cell links than these, about a millisecond of a step, aren't worth a thread's start."""
@@ -71,6 +75,7 @@ _Radio = namedtuple(
         "fairness",
         "scatterers",
         "phasors",
+        "fetches",
     ],
 )
 
@@ -98,10 +103,13 @@ def stepping(world: World, config: RadioConfig) -> Stepping:
     rays, bands = world.fading_direction.shape[3], config.bands
     specular = bool(world.rice_factor.numel())
     phasors = band_phasors(rays, specular, world.delay_spread_s, config).numpy()
+    rays_bytes = users * cells * rays * 2 * world.fading_phase.element_size()
     flat, radio = _flat(world), _radio(config, world.carrier_hz, rays - specular, phasors)
+    radio = radio._replace(fetches=rays_bytes > CACHED_BYTES)
     adapted = bands if config.adapts else 0
     bands_noted = bands, bands if config.reports else 0, adapted, adapted
     air = tuple(np.empty((worlds, users, count), np.float32) for count in bands_noted)
+    faded = np.zeros((worlds, users, -(-cells // WORD)), np.uint64)
     threads = torch.get_num_threads()
     splits = threads > worlds and users * cells >= threads * LINKS_PER_THREAD
     parts = threads if splits else min(threads, worlds)
@@ -116,7 +124,7 @@ def stepping(world: World, config: RadioConfig) -> Stepping:
         for k, tensor in enumerate(vars(state).values()):
             if tensor is not seen[k]:
                 seen[k], arrays[k] = tensor, tensor.numpy()
-        fixed = flat, _State(*arrays), radio, period, air
+        fixed = flat, _State(*arrays), radio, period, air, faded
 
         def users_of(w: int, first: int, end: int, number: int, part: int) -> None:
             _run(w, w + 1, first, end, number, number + 1, False, *fixed, buffers[part], tables[0])
@@ -140,9 +148,9 @@ def stepping(world: World, config: RadioConfig) -> Stepping:
 
 
 def _buffers(cells: int, rays: int) -> tuple[Any, ...]:
-    """What a thread keeps of one user: received power, its mean, which cells fade, rays of one of them."""
-    received, mean = np.empty((2, cells), np.float32)
-    return received, mean, np.empty(cells + 1, np.uint32), *np.empty((2, rays), np.float32)
+    """What a thread keeps of one user: received power, its mean (whole vectors of it), rays of a link."""
+    mean = np.full(-(-cells // VECTOR) * VECTOR, -1, np.float32)
+    return np.empty(cells, np.float32), mean, *np.empty((2, rays), np.float32)
 
 
 def _parts(count: int, threads: int) -> tuple[list[int], list[int]]:
@@ -208,6 +216,7 @@ def _radio(config: RadioConfig, carrier_hz: float, scatterers: int, phasors: Any
         fairness=config.fairness,
         scatterers=scatterers,
         phasors=phasors,
+        fetches=False,
     )
 
 
@@ -220,9 +229,9 @@ os.register_at_fork(after_in_child=_pool.cache_clear)  # threads don't survive a
 
 
 @njit(**LOOP, fastmath=True)
-def _advance(w, first, end, world, state, radio, air, buffers):  # type: ignore[no-untyped-def]
+def _advance(w, first, end, world, state, radio, air, faded, buffers):  # type: ignore[no-untyped-def]
     """One step of the users `first ... end - 1` of a world, up to the rate that the air offers each."""
-    received, mean, _, cosine, sine = buffers
+    received, mean, cosine, sine = buffers
     efficiency, late, actual, known = air
     now_s = state.clock_steps[w] * radio.step_s
     if first < end:
@@ -235,8 +244,10 @@ def _advance(w, first, end, world, state, radio, air, buffers):  # type: ignore[
                 next_u = np.uint32(number + 1)
                 next_turns = state.fading_turns[w, next_u]
                 ahead = move(w, next_u, world, state, radio)
+                if radio.fetches:
+                    expect(w, next_u, radio, world, faded)
             arrive_loop(w, u, world, state, now_s)
-            total = receive(w, u, place, world, state, radio, buffers)
+            total = receive(w, u, place, world, state, radio, faded, buffers)
             if not follow(w, u, received, total, state, radio):
                 efficiency[w, u, 0] = rates.NO_CONNECTION
                 continue
@@ -259,7 +270,21 @@ def _advance(w, first, end, world, state, radio, air, buffers):  # type: ignore[
 
 @njit(**LOOP, fastmath=True)
 def _run(  # type: ignore[no-untyped-def]
-    first, end, first_user, end_user, done, until, schedules, world, state, radio, period, air, buffers, table
+    first,
+    end,
+    first_user,
+    end_user,
+    done,
+    until,
+    schedules,
+    world,
+    state,
+    radio,
+    period,
+    air,
+    faded,
+    buffers,
+    table,
 ):
     """Steps `done ... until - 1` of users of worlds `first ... end - 1`, and of the cells if it `schedules`.
 
@@ -274,7 +299,7 @@ def _run(  # type: ignore[no-untyped-def]
                 state.rsrp_sum_mw[w, first_user:end_user] = 0
                 if schedules:
                     state.measured_steps[w] = 0
-            _advance(w, first_user, end_user, world, state, radio, air, buffers)
+            _advance(w, first_user, end_user, world, state, radio, air, faded, buffers)
             if schedules:
                 schedule_world(w, world, state, radio, air, table)
                 if step + 1 == period.steps:

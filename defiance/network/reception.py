@@ -12,9 +12,21 @@ import numpy as np
 from numba import njit
 
 from defiance.network import rates
-from defiance.network.intrinsics import VECTOR, bits_of, float_of, prefetch, ray, sum_rays
+from defiance.network.intrinsics import (
+    VECTOR,
+    at_least,
+    bits_of,
+    float_of,
+    lowest_bit,
+    prefetch,
+    ray,
+    sum_rays,
+)
 from defiance.network.world import TRAVELLED_PER_TURN
 from defiance.scene.streets import ROUTE_SPACING_M
+
+WORD = 64
+"""Links that share a word, in which each has a bit."""
 
 
 @njit(inline="always", fastmath=True)
@@ -65,10 +77,24 @@ def move(w, u, world, state, radio):  # type: ignore[no-untyped-def]
     return corners, ((one - fy) * (one - fx), (one - fy) * fx, fy * (one - fx), fy * fx)
 
 
+@njit(inline="always")
+def expect(w, u, radio, world, faded):  # type: ignore[no-untyped-def]
+    """Has the rays of the links fetched that faded in the step before; most of them fade in this one, too."""
+    rays = np.uint64(radio.phasors.shape[1])
+    direction, phase = world.fading_direction[w, u], world.fading_phase[w, u]
+    for word in range(faded.shape[2]):
+        fading = faded[w, u, word]
+        while fading:
+            k = (np.uint64(word * WORD) + lowest_bit(fading)) * rays
+            fading &= fading - np.uint64(1)
+            prefetch(direction, k)
+            prefetch(phase, k)
+
+
 @njit(inline="always", fastmath=True)
-def receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-untyped-def]
+def receive(w, u, place, world, state, radio, faded, buffers):  # type: ignore[no-untyped-def]
     """Received power of every cell and its mean into the buffers; returns the loaded cells' sum."""
-    received, mean, fading, cosine, sine = buffers
+    received, mean, cosine, sine = buffers
     cells = len(received)
     # bilinear path gain in dB, here as a power of two
     corners, weights = place
@@ -105,18 +131,22 @@ def receive(w, u, place, world, state, radio, buffers):  # type: ignore[no-untyp
     strongest_mw = float_of(strongest)
     others_mw = mean_mw - strongest_mw + np.float32(radio.noise_mw)
     least_mw = min(np.float32(radio.fading_share) * others_mw, np.float32(radio.unheard_mw), strongest_mw)
-    count = 0
-    for c in range(cells):
-        fading[count] = c
-        count += mean[c] >= least_mw
-    for k in range(count):
-        c, turns = fading[k], state.fading_turns[w, u]
-        if len(radio.phasors) == 1:
-            received[c] = fading_mw(w, u, c, place, mean[c], turns, radio, world)
-        else:
-            ray_mw, amplitude = rice_loop(c, place, mean[c], radio.scatterers, world)
-            rates.link_rays(w, u, c, turns, amplitude, world, cosine, sine)
-            received[c] = ray_mw * rates.mean_power(radio.phasors, cosine, sine)
+    turns = state.fading_turns[w, u]
+    for word in range(faded.shape[2]):
+        first = word * WORD
+        fading = np.uint64(0)
+        for k in range(first, min(first + WORD, len(mean)), VECTOR):
+            fading |= at_least(mean, k, least_mw) << np.uint64(k - first)
+        faded[w, u, word] = fading
+        while fading:
+            c = np.uint64(first) + lowest_bit(fading)
+            fading &= fading - np.uint64(1)
+            if len(radio.phasors) == 1:
+                received[c] = fading_mw(w, u, c, place, mean[c], turns, radio, world)
+            else:
+                ray_mw, amplitude = rice_loop(c, place, mean[c], radio.scatterers, world)
+                rates.link_rays(w, u, c, turns, amplitude, world, cosine, sine)
+                received[c] = ray_mw * rates.mean_power(radio.phasors, cosine, sine)
     total = np.float32(0)
     for c in range(cells):
         state.rsrp_sum_mw[w, u, c] += received[c]
