@@ -185,6 +185,14 @@ _METRICS = (
         "Extra bits over the A3 rule per second of outage avoided.",
         "lower",
     ),
+    # what functions take from each other
+    Metric(
+        "deadline_miss_share",
+        "1",
+        "Share of a function's results that a shared processor can't deliver by their deadline.",
+        "lower",
+    ),
+    Metric("processor_share", "1", "Share of a base station's processor core that is asked for.", "lower"),
     # decisions on measured drives
     Metric(
         "decisions_per_minute",

@@ -19,7 +19,7 @@ from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.studies import ALL_CORES, Progress, Workers, pool
 from defiance.studies.pool import Job, do, finished, part
-from defiance.studies.worth import contention, experiments, sheet
+from defiance.studies.worth import contention, experiments, functions, sheet
 from defiance.studies.worth.contention import CONTROL_LINKS
 from defiance.studies.worth.environment import prepare
 from defiance.studies.worth.experiments import RECORDED, Model
@@ -59,6 +59,16 @@ def run(
     Raises:
         DefianceError: the configuration asks for nothing or mixes things up, or a worker process was killed.
     """
+    if config.function in ("beams", "csi"):
+        return functions.of_study(config.function, config, seeds, parts, progress, workers)
+    if config.function == "all":
+        # models at the devices don't burden a base station
+        handover = replace(config, function="handover", placements=("station",))
+        here = Parts.open(parts.folder / "handover", configuration.fingerprint(handover))
+        sheets = {"handover": run(handover, seeds=seeds, parts=here, progress=progress, workers=workers)}
+        for name in ("beams", "csi"):
+            sheets[name] = functions.of_study(name, config, seeds, parts, progress, workers)
+        return functions.together(config, sheets, seeds)
     check(config)
     asked, environment = config, prepare(config, parts, progress)
     config = environment.config

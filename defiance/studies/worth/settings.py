@@ -47,6 +47,13 @@ class Training:
 class Config:
     """Configuration of the study."""
 
+    function: Literal["handover", "beams", "csi", "all"] = field(
+        default="handover",
+        metadata={"help": "network function in question; all: the three, and a processor that they share"},
+    )
+    preset: Literal["quick", "full"] = field(
+        default="full", metadata={"help": "of the studies beams and csi, where they are asked"}
+    )
     scene: str = field(
         default="munich",
         metadata={"help": "city that is trained in: shipped name or scene file; plain: none, with sites"},
@@ -116,6 +123,7 @@ class Config:
 FULL = Config()
 QUICK = replace(
     FULL,
+    preset="quick",
     speeds_kmh=(50.0,),
     loads=(0.5,),
     caps=(8.0,),
