@@ -230,6 +230,15 @@ def test_what_is_lost_is_late_and_who_is_not_scheduled_is_not_heard() -> None:
     assert deaf.state.handovers.sum() == 0 and deaf.prepared.sum() == 0
 
 
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_payloads_of_nobody_are_refused(wrong: int) -> None:
+    """Three users and three stations: loops without bounds would read and write beyond them."""
+    packet = Packets.of(0, source=wrong, destination=wrong, purpose="data", payload_bits=8, offered_s=0.0)
+    for bulk in (BulkTraffic(downlink=packet), BulkTraffic(uplink=packet), BulkTraffic(wire=packet)):
+        with pytest.raises(DefianceError, match="but there are 3, counted from 0"):
+            hop(cells(users=3), QUEUED, bulk=bulk)
+
+
 def test_other_payloads_need_queues() -> None:
     with pytest.raises(DefianceError, match='set radio.messages to "queued"'):
         hop(cells(), RADIO, bulk=BulkTraffic(bulk_for(1, 8)))

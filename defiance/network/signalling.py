@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from defiance.errors import DefianceError
 from defiance.link import Packets, in_order
 from defiance.network import transport
 from defiance.network.air import Air, free_share
@@ -117,6 +118,16 @@ class Signalling:
             bulk_down=downlink.rows(in_order(bulk.downlink)),
             bulk_wire=wire.rows(in_order(bulk.wire)),
         )
+        for name, rows, ends in (
+            ("uplink's source", self.setting.bulk_up, self.users),
+            ("downlink's destination", self.setting.bulk_down, self.users),
+            ("wire's source", self.setting.bulk_wire, world.shape[0] * self.setting.sites),
+        ):
+            if len(rows) and not 0 <= rows["queue"].min() <= rows["queue"].max() < ends:
+                raise DefianceError(
+                    f"BulkTraffic: the {name} is one of {rows['queue'].min()} to {rows['queue'].max()}, but"
+                    f" there are {ends}, counted from 0 world by world"
+                )
         # the last state's arrays: steps change them in place
         self._seen: tuple[State | None, Users | None] = None, None
         self._counted: tuple[Tensor | None, Counts | None] = None, None
