@@ -221,8 +221,8 @@ def test_error_feedback_reaches_the_optimum_which_top_k_alone_does_not(
 
 
 def test_signs_both_ways_reach_the_optimum() -> None:
-    found = run(CENTRES, Server(up=Sign(), down=Sign()), 600, local=plain(1, 0.02))
-    mean = found.reached[300:, 0].mean(0)
+    found = run(CENTRES, Server(up=Sign(), down=Sign()), 250, local=plain(1, 0.04))
+    mean = found.reached[130:, 0].mean(0)
     torch.testing.assert_close(mean, CENTRES.mean(0), atol=0.1, rtol=0)
 
 
