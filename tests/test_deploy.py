@@ -29,6 +29,7 @@ from test_flower import NODES, equals_in_process  # noqa: E402
 from defiance import cli  # noqa: E402
 from defiance.errors import DefianceError  # noqa: E402
 from defiance.learn.flower import guard, server  # noqa: E402
+from defiance.learn.flower.app import ENVIRONMENT  # noqa: E402
 from defiance.learn.flower.deploy import SuperLink, locked, write_app  # noqa: E402
 from defiance.learn.flower.keys import make_keys  # noqa: E402
 from defiance.learn.flower.processes import Processes  # noqa: E402
@@ -271,7 +272,7 @@ def test_a_users_own_superlink_runs_the_same_app(tmp_path: Path, settings: Setti
     keys, port = make_keys(tmp_path / "keys", NODES, "127.0.0.1"), free_port("127.0.0.1")
     tls = ["--ssl-ca-certfile", str(keys.authority), "--ssl-certfile", str(keys.superlink[0])]
     tls += ["--ssl-keyfile", str(keys.superlink[1])]
-    with Processes(tmp_path / "logs", {"TINY_PAUSE_S": "0"}) as processes:
+    with Processes(tmp_path / "logs", ENVIRONMENT) as processes:
 
         def begin(name: str, *command: str) -> None:
             processes.start(name, list(command), {"FLWR_HOME": str(tmp_path / "home" / name)})
