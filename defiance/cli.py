@@ -435,13 +435,13 @@ def _fingerprint(study: str, chosen: Any) -> str:
     """
     asked = replace(chosen, prices="") if hasattr(chosen, "prices") else chosen
     digest = hashlib.sha256(f"{study} {config.fingerprint(asked)}".encode())
-    shown = (*PACKAGE.glob("cli*.py"), PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet"))
+    shown = (*PACKAGE.glob("cli*.py"), PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet*"))
     named = [
         Path(key.default) for key in config.describe(asked) if key.default and isinstance(key.default, str)
     ]
     named += [path for folder in filter(Path.is_dir, named) for path in sorted(folder.glob("*.csv"))]
     code = [path for path in sorted(PACKAGE.rglob("*.py")) if not {path, *path.parents}.intersection(shown)]
-    shipped = sorted([*PACKAGE.glob("scene/data/*"), *PACKAGE.glob("studies/*/weights/*")])
+    shipped = sorted([*PACKAGE.glob("scene/data/**/*"), *PACKAGE.glob("studies/*/weights/*")])
     for path in (*code, *shipped, *filter(Path.is_file, named)):
         with suppress(OSError), path.open("rb") as file:  # who reads it says what is wrong
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -104,7 +104,7 @@ def test_a_whole_small_run(tmp_path: Path) -> None:
     for kind in ("spatial", "temporal"):
         share = sheet.value("share_of_exhaustive", candidate=kind, regime="array", **here)
         assert 0 < share.mean < 1.13
-    assert "munich, 3 km/h" in sheet.verdict
+    assert "Munich, 3 km/h" in sheet.verdict
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -301,7 +302,8 @@ def curves(results: Results) -> Iterator[Curve]:
 def verdict(rows: tuple[Row, ...], results: Results) -> str:
     """The answer in words."""
     found = {(r.candidate, r.regime, r.scenario, r.metric): r for r in rows}
-    told = [_walked(found, results, city, speed_kmh) for city, speed_kmh in results.judged]
+    told = [_first(found, results)]
+    told += [_walked(found, results, city, speed_kmh) for city, speed_kmh in results.judged]
     for part in MEASURED:
         scenario = f"deepsense/{part}"
         for regime in REGIMES:
@@ -337,12 +339,42 @@ def _walked(
     gain = found[model.kind, model.regime, scenario, "gain_over_best_rule"]
     rule = best_rule(by_seed(judged, results, "net"))
     return (
-        f"{city}, {speed_kmh:g} km/h: the model that was best on validation walks "
-        f"({model.kind}, {model.regime}) has {_with_ends(share, '.1%')} of the net spectral efficiency of a "
-        f"full sweep in every SSB burst ({_with_ends(once, '.1%')} with an eighth of the beams sounded and "
-        f"no more), and {_with_ends(gain, '+.1%')} against the best tuned rule ({rule}, "
+        f"{_name(city)}, {speed_kmh:g} km/h: the model that was best on validation walks "
+        f"({model.kind}, {model.regime}) has {_percent(share)} of the net spectral efficiency of a "
+        f"full sweep in every SSB burst, {_percent(once)} with an eighth of the beams sounded and "
+        f"no more, and {_percent(gain, '+')} against the best tuned rule ({rule}, "
         f"{judged[rule]['setting']})."
     )
+
+
+def _first(found: Mapping[tuple[str, str, str, str], Row], results: Results) -> str:
+    """The answer in a sentence: against sweeps by SSB, and against the best tuned rule."""
+    gains, shares = [], []
+    for city, speed_kmh in results.judged:
+        if city == results.config.city:
+            judged, scenario = results.judged[city, speed_kmh], scenario_of(city, speed_kmh)
+            model = max(results.trained, key=lambda m: float(judged[m.key]["validation_net"]))
+            gains.append(found[model.kind, model.regime, scenario, "gain_over_best_rule"])
+            shares.append(found[model.kind, model.regime, scenario, "share_of_exhaustive"])
+    more = sum(row.ci_low > 1 for row in shares)
+    better, worse = sum(row.ci_low > 0 for row in gains), sum(row.ci_high < 0 for row in gains)
+    return (
+        f"On unseen walks of {_name(results.config.city)} learned beams bring more than a full sweep in "
+        f"every SSB burst at {more} of {len(shares)} speeds; against the best tuned rule they bring more at "
+        f"{better} and less at {worse}."
+    )
+
+
+def _name(city: str) -> str:
+    """Of a shipped city or a file."""
+    stem = Path(city).stem
+    return stem[:1].upper() + stem[1:]
+
+
+def _percent(of: Row, sign: str = "") -> str:
+    """A share's mean with its interval."""
+    mean, low, high = (f"{100 * value:{sign}.1f}" for value in (of.mean, of.ci_low, of.ci_high))
+    return f"{mean} % [{low}, {high}]"
 
 
 def _with_ends(of: Row, how: str) -> str:
