@@ -252,7 +252,7 @@ def test_a_study_without_a_story_of_its_own_shows_what_it_reached_and_spent(tmp_
         text for text in ("In pictures", "What it achieves", "What it costs") if text not in page.text
     ] == []
     assert "OpenStreetMap" in page.text
-    assert dict((label, value) for label, value, _ in summary_rows(sheet))["Performance"] == "0.800"
+    assert dict((label, value) for label, value, _ in summary_rows(sheet))["Best of 1 learned"] == "0.800"
     energy = (tmp_path / "tables" / "costs-munich.csv").read_text()
     assert "energy, devices: mean" in energy
     assert "energy, training: mean" in energy

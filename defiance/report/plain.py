@@ -16,6 +16,7 @@ QUESTIONS = {
     "csi": "Is learned channel feedback worth its cost?",
     "quality": "How does a model's quality affect the network?",
     "training": "What does the distributed environment do to training?",
+    "worth-all": "Which functions are worth their cost, and what do they take from each other?",
 }
 COSTS = (
     "training_operations",
@@ -48,10 +49,11 @@ def headlines(sheet: Sheet) -> tuple[Headline, ...]:
     if not learned:
         return ()
     best = max(learned, key=lambda row: row.mean)
-    rule = max((row for row in found if row.regime == "none"), key=lambda row: row.mean, default=None)
-    shown = [_headline(best, words.candidate(best.candidate, best.regime))]
-    if rule not in (None, best):
-        shown.append(_headline(rule, words.candidate(rule.candidate), "Performance of the best rule"))
+    rules = [row for row in found if row.regime == "none" and row is not best]
+    shown = [_headline(best, words.candidate(best.candidate, best.regime), f"Best of {len(learned)} learned")]
+    if rules:
+        rule = max(rules, key=lambda row: row.mean)
+        shown.append(_headline(rule, words.candidate(rule.candidate), f"Best of {len(rules)} rules"))
     own = [row for row in sheet.rows if (row.candidate, row.regime) == (best.candidate, best.regime)]
     for metric in COSTS:
         row = next((row for row in own if row.metric == metric), None)
@@ -141,7 +143,7 @@ def _tables(name: str, rows: Sequence[Row]) -> list[Table | None]:
             )
             for kind in kinds
         ]
-        label = words.scenario(scenario).label or "everywhere"
+        label = words.scenario(scenario).label if scenario not in ("", "none") else "everywhere"
         found.append(
             tables.table(
                 words.slug(f"{name}-{scenario}"),

@@ -24,10 +24,10 @@ from defiance.seeding import stream
 from defiance.studies import Progress, Workers, load
 from defiance.studies.worth.settings import Config
 
-USERS = (3, 10, 30, 100, 300)
+USERS = (10, 30, 100, 300, 1000, 3000)
 """Of a base station's sectors together."""
 
-LOOKED_AT_S = 1.0
+LOOKED_AT_S = 0.36
 ON_TIME = 0.01
 """Share of its deadlines that a function may miss and still count as on time."""
 
