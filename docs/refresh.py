@@ -157,14 +157,16 @@ def coinference(sheet: Sheet) -> str:
     return "\n\n".join([quoted(sheet.verdict), picture, coinference_table(sheet), made_by])
 
 
-def coinference_in_short(sheet: Sheet) -> str:
-    """What README says about it."""
-    return quoted(" ".join(sentences(sheet.verdict)[:3]))
+def first_sentences(count: int) -> Callable[[Sheet], str]:
+    """The verdict's first sentences."""
+    return lambda sheet: quoted(" ".join(sentences(sheet.verdict)[:count]))
 
 
 PARTS = (
     Part("README.md", "worth", worth),
-    Part("README.md", "coinference", coinference_in_short),
+    Part("README.md", "coinference", first_sentences(3)),
+    Part("README.md", "beams", first_sentences(3)),
+    Part("README.md", "csi", first_sentences(4)),
     Part("docs/coinference-study.md", "coinference", coinference),
 )
 PICTURES = (("worth", "outage-cut"), ("coinference", "accuracy-noise"))
