@@ -12,6 +12,7 @@ from defiance.control.experience import ValueModel, value_loss
 from defiance.errors import DefianceError
 from defiance.learn.training import Schedule, federated_mixing, fit
 from defiance.learn.updates import Memory, Place, Progress, train_round, training_stream
+from defiance.parts import Parts
 from defiance.studies.worth.federated import CHECKS, record, work
 from defiance.studies.worth.settings import Config
 
@@ -30,7 +31,7 @@ def places(folder: Path, nodes: int = NODES) -> list[Place]:
 
 
 def test_stations_apart_fine_tune_as_the_federated_regime_does(some: Config, tmp_path: Path) -> None:
-    deployed, recording = work(some), record(some, NODES)
+    deployed, recording = work(some), record(some, NODES, Parts(tmp_path))
     assert deployed.prepare is not None
     deployed.prepare(places(tmp_path))
     start = deployed.initial(SEED, tmp_path / "server")
@@ -65,8 +66,8 @@ def test_stations_apart_fine_tune_as_the_federated_regime_does(some: Config, tmp
     assert not torch.equal(progress.best["weight0"], start["weight0"])
 
 
-def test_a_node_reads_its_own_samples_alone(some: Config) -> None:
-    recording = record(some, NODES)
+def test_a_node_reads_its_own_samples_alone(some: Config, tmp_path: Path) -> None:
+    recording = record(some, NODES, Parts(tmp_path))
     batches = recording.batches
     for node in range(NODES):
         shard = recording.shard(node)
@@ -91,8 +92,8 @@ def test_its_own_folder_is_enough(some: Config, tmp_path: Path) -> None:
         deployed.local(place)
 
 
-def test_what_can_not_be_dealt_is_refused(some: Config) -> None:
+def test_what_can_not_be_dealt_is_refused(some: Config, tmp_path: Path) -> None:
     with pytest.raises(DefianceError, match="florence has 3 stations; they can't be 4 nodes"):
-        record(some, 4)
+        record(some, 4, Parts(tmp_path))
     with pytest.raises(DefianceError, match="takes a second city"):
-        record(replace(some, unseen_scene=""), 3)
+        record(replace(some, unseen_scene=""), 3, Parts(tmp_path))

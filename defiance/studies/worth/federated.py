@@ -105,8 +105,8 @@ class Recording:
         return Shard(*own(self.batches), *own(self.held), self.cell_site, self.order, self.batches.size)
 
 
-def record(config: Config, nodes: int) -> Recording:
-    """Simulates the unseen city and deals its stations to the nodes, neighbours in the list together.
+def record(config: Config, nodes: int, parts: Parts) -> Recording:
+    """Simulates the unseen city, unless `parts` hold its recording, and deals its stations to the nodes.
 
     Raises:
         DefianceError: there are more nodes than stations, or a node's cells served nobody.
@@ -123,7 +123,7 @@ def record(config: Config, nodes: int) -> Recording:
         raise DefianceError(f"{scenario.city} has {sites} stations; they can't be {nodes} nodes")
     node_of_cell = scene.cell_site * nodes // sites
     experience = experiments.experience_of(
-        experiments.finetuning(config), scenario.city, scenario.map, "device"
+        experiments.finetuning(config), scenario.city, scenario.map, "device", parts
     )
     training, validation = experiments.split(experience.rsrp_dbm.shape[1])
     size = max(8, config.training.batch // nodes)
@@ -139,7 +139,7 @@ def prepare(config: Config, places: Sequence[Place]) -> None:
     """Writes what nodes lack of their samples."""
     if all(shard_path(config, place).is_file() for place in places):
         return
-    recording = record(config, places[0].nodes)
+    recording = record(config, places[0].nodes, Parts(places[0].folder))
     for place in places:
         shard = vars(recording.shard(place.node))
         payload = save(
