@@ -68,6 +68,27 @@ def test_recordings_are_evaluated_by_sequence(tmp_path: Path, monkeypatch: pytes
             assert all(a <= b for a, b in zip(found[few], found[many], strict=True))
 
 
+def test_with_fewer_folds_only_what_was_tested_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured, "data_folder", lambda: tmp_path)
+    monkeypatch.setattr(measured, "read_deepsense", lambda folder: measured_sites(tmp_path))
+    few, all_ = (
+        replace(TINY, measured=replace(TINY.measured, folds=folds, tune=False, rounds=1, steps_per_round=4))
+        for folds in (1, 5)
+    )
+    for model in ("learned", "nearest"):
+        found, whole = (measured.evaluate(c, model, "quarter", "local", 0) for c in (few, all_))
+        assert 0 < len(found["loss"]) < len(whole["loss"])
+        assert set(found["loss"]) <= set(whole["loss"])  # the same models, the same sequences
+
+
+def test_models_that_no_test_seed_meets_are_refused(tmp_path: Path) -> None:
+    config = replace(TINY, training=replace(TINY.training, seeds=3))
+    with pytest.raises(DefianceError, match=r"meets models of \[2\]; test with --seeds 3"):
+        run(config, seeds=(0, 1), parts=Parts.open(tmp_path, "f" * 64), progress=Silent())
+
+
 def measured_sites(folder: Path) -> tuple:
     from defiance.scene.deepsense import read_deepsense
 

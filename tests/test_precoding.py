@@ -52,4 +52,5 @@ def test_power_is_shared_equally_and_kept_on_beams() -> None:
     torch.testing.assert_close(on_beams(h, beams[[1, 6]]).abs(), (h @ beams[[1, 6]].mT).abs())
     # a beam twice is no second beam: power of its basis stays that of one
     twice = on_beams(h, beams[[3, 3]])
+    assert not twice[..., 1].any()
     assert twice[..., 0].abs().sum() == pytest.approx((h @ beams[3]).abs().sum().item())

@@ -10,6 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+SAME = 1e-4
+"""What of a beam of norm 1 must lie outside of the beams before it to make it another one."""
+
 
 def regularised_zero_forcing(channels: Tensor, noise: Tensor | float) -> Tensor:
     """Precoders of users who are served at once, H^H (H H^H + U noise I)^-1 with equal powers.
@@ -51,8 +54,9 @@ def on_beams(channels: Tensor, beams: Tensor) -> Tensor:
     """What users receive of each other's beams: `[..., U, T]` and beams `[..., U, T]` -> `[..., U, U]`.
 
     Beams that overlap are orthonormalised, so that power on beams is power that is sent; a beam that two
-    users share remains one.
+    users share remains one, and nothing is sent on the other.
     """
-    basis = torch.linalg.qr(beams.mT).Q
-    met: Tensor = channels @ basis
+    basis, among = torch.linalg.qr(beams.mT)
+    new = among.diagonal(dim1=-2, dim2=-1).abs() > SAME
+    met: Tensor = channels @ (basis * new[..., None, :])
     return met

@@ -15,6 +15,7 @@ from typing import Any
 
 from defiance import __version__
 from defiance import config as configuration
+from defiance.errors import DefianceError
 from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.recordings import data_folder
@@ -49,6 +50,11 @@ def run(
         DefianceError: the configuration asks for nothing, a city has no walks, or a recording is wrong.
     """
     check(config)
+    if unmet := set(range(config.training.seeds)) - {seed % config.training.seeds for seed in seeds}:
+        raise DefianceError(
+            f"training.seeds is {config.training.seeds}, but no test seed meets models of {sorted(unmet)}; "
+            f"test with --seeds {config.training.seeds} or more, or lower training.seeds"
+        )
     cities = [config.city, *([config.unseen_city] if config.unseen_city else [])]
     for city in cities:
         walks_for(walks_of(city), "test")

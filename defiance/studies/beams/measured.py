@@ -7,6 +7,7 @@ models measure the same beams, and are charged what their best beam receives les
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -154,11 +155,13 @@ def judged(site: Site, rows: Tensor, score: Tensor) -> dict[str, Tensor]:
     return found | {f"top{most}": hits(score, power_db, most).float() for most in TOPS}
 
 
-def by_sequence(sites: Sequence[BeamRecording], found: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
-    """Means over the rows of every sequence, sites one after the other."""
+def by_sequence(
+    sites: Sequence[BeamRecording], rows: Sequence[Tensor], found: Sequence[dict[str, Tensor]]
+) -> dict[str, Any]:
+    """Means over the judged rows of every sequence, sites one after the other."""
     columns: dict[str, list[float]] = {"site": [], "rows": []}
-    for site, values in zip(sites, found, strict=True):
-        names, index = site.sequence.unique(return_inverse=True)
+    for site, kept, values in zip(sites, rows, found, strict=True):
+        names, index = site.sequence[kept].unique(return_inverse=True)
         count = torch.bincount(index).double()
         columns["site"] += [site.scenario] * len(names)
         columns["rows"] += count.tolist()
@@ -183,14 +186,15 @@ def evaluate(config: Any, model: str, part: str, regime: Regime, seed: int) -> d
         Site(r.power_db, folds(r.sequence, stream(0, "deepsense", "folds", r.scenario))) for r in recordings
     ]
     beams = measured_beams(MEASURED[part])
-    if model in RULES:
-        everything = [by_rule(model, site.power_db[:, beams], beams) for site in sites]
-        found = [
-            judged(s, torch.arange(len(s.fold)), score) for s, score in zip(sites, everything, strict=True)
-        ]
-        return by_sequence(recordings, found) | {"settings": []}
     training = config.measured
-    score_of = [torch.empty_like(site.power_db) for site in sites]
+    rows = [(site.fold < training.folds).nonzero().squeeze(1) for site in sites]  # of the folds in test
+    if model in RULES:
+        found = [
+            judged(s, kept, by_rule(model, s.power_db[kept][:, beams], beams))
+            for s, kept in zip(sites, rows, strict=True)
+        ]
+        return by_sequence(recordings, rows, found) | {"settings": []}
+    score_of = [torch.full_like(site.power_db, math.nan) for site in sites]
     chosen = []
     for fold in range(training.folds):
         random = stream(seed, "deepsense", model, part, regime, fold)
@@ -208,7 +212,5 @@ def evaluate(config: Any, model: str, part: str, regime: Regime, seed: int) -> d
         chosen.append(vars(setting))
         for site, all_scores, score in zip(sites, score_of, test_scores, strict=True):
             all_scores[site.part(fold, "test")] = score
-    return by_sequence(
-        recordings,
-        [judged(s, torch.arange(len(s.fold)), score) for s, score in zip(sites, score_of, strict=True)],
-    ) | {"settings": chosen}
+    found = [judged(s, kept, score[kept]) for s, kept, score in zip(sites, rows, score_of, strict=True)]
+    return by_sequence(recordings, rows, found) | {"settings": chosen}
