@@ -165,7 +165,7 @@ def first_sentences(count: int) -> Callable[[Sheet], str]:
 PARTS = (
     Part("README.md", "worth", worth),
     Part("README.md", "coinference", first_sentences(3)),
-    Part("README.md", "beams", first_sentences(3)),
+    Part("README.md", "beams", first_sentences(4)),
     Part("README.md", "csi", first_sentences(4)),
     Part("docs/coinference-study.md", "coinference", coinference),
 )

@@ -349,19 +349,23 @@ def _walked(
 
 def _first(found: Mapping[tuple[str, str, str, str], Row], results: Results) -> str:
     """The answer in a sentence: against sweeps by SSB, and against the best tuned rule."""
-    gains, shares = [], []
+    gains, shares, stay = [], [], []
     for city, speed_kmh in results.judged:
         if city == results.config.city:
             judged, scenario = results.judged[city, speed_kmh], scenario_of(city, speed_kmh)
             model = max(results.trained, key=lambda m: float(judged[m.key]["validation_net"]))
             gains.append(found[model.kind, model.regime, scenario, "gain_over_best_rule"])
             shares.append(found[model.kind, model.regime, scenario, "share_of_exhaustive"])
+            own = found[model.kind, model.regime, scenario, "sounding_overhead"].mean
+            bursts = found["exhaustive-ssb", "none", scenario, "sounding_overhead"].mean
+            stay.append(100 * shares[-1].mean * (1 - own - bursts) / (1 - own))
     more = sum(row.ci_low > 1 for row in shares)
     better, worse = sum(row.ci_low > 0 for row in gains), sum(row.ci_high < 0 for row in gains)
     return (
         f"On unseen walks of {_name(results.config.city)} learned beams bring more than a full sweep in "
         f"every SSB burst at {more} of {len(shares)} speeds; against the best tuned rule they bring more at "
-        f"{better} and less at {worse}."
+        f"{better} and less at {worse}. Where these bursts are sent all the same, they bring "
+        f"{' and '.join(f'{share:.1f} %' for share in stay)} of that sweep."
     )
 
 
