@@ -93,7 +93,10 @@ def run(
         config,
         seeds,
         {m: part(parts, f"train/{m.key}") for m in models},
-        {scenario: part(parts, job[0]) for scenario, job in walked.items()},
+        {
+            (city, speed): part(parts, job[0]) if city == config.city else sheet.carried(part(parts, job[0]))
+            for (city, speed), job in walked.items()
+        },
         {kind: part(parts, job[0]) for kind, job in recorded.items()},
     )
     rows = sheet.rows_of(results)

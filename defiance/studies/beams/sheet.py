@@ -102,7 +102,7 @@ def by_seed(
 ) -> dict[tuple[str, str], np.ndarray[Any, Any]]:
     """One column of all candidates by test seed, `[seeds]`: rules, and models of every regime."""
     found = {(name, "none"): np.array(judged[name][column]) for name in (SWEEP, *RULES)}
-    for kind, regime in dict.fromkeys((m.kind, m.regime) for m in results.trained):
+    for kind, regime in dict.fromkeys((m.kind, m.regime) for m in results.trained if m.key in judged):
         models = [m for m in results.trained if (m.kind, m.regime) == (kind, regime)]
         taken = dict.fromkeys(range(len(models)), 0)
         values = []
@@ -112,6 +112,16 @@ def by_seed(
             taken[which] += 1
         found[kind, regime] = np.array(values)
     return found
+
+
+def carried(judged: Mapping[str, Any]) -> dict[str, Any]:
+    """What was judged in the unseen city, without regimes whose stations keep weights of their own there.
+
+    They are Munich's stations' weights, and no station of another city has a claim to one of them.
+    """
+    return {
+        key: found for key, found in judged.items() if not {"local", "gossip"}.intersection(key.split("/"))
+    }
 
 
 def judged_rows(results: Results) -> Iterator[Row]:
@@ -159,7 +169,7 @@ def judged_rows(results: Results) -> Iterator[Row]:
                 ("report_bits", found["report_bits"]),
             ):
                 yield row(candidate, regime, scenario, "base-station", metric, constant(value), 1, "modelled")
-        for kind, regime in dict.fromkeys((m.kind, m.regime) for m in results.trained):
+        for kind, regime in dict.fromkeys((m.kind, m.regime) for m in results.trained if m.key in judged):
             tops = [judged[f"tops/{m.key}"] for m in results.trained if (m.kind, m.regime) == (kind, regime)]
             for most in TOPS:
                 values = np.concatenate([np.array(one[f"top{most}"]) for one in tops])
@@ -333,7 +343,8 @@ def _walked(
 ) -> str:
     """What the model that was best on validation walks brings on those of test."""
     judged, scenario = results.judged[city, speed_kmh], scenario_of(city, speed_kmh)
-    model = max(results.trained, key=lambda m: float(judged[m.key]["validation_net"]))
+    models = [m for m in results.trained if m.key in judged]
+    model = max(models, key=lambda m: float(judged[m.key]["validation_net"]))
     share = found[model.kind, model.regime, scenario, "share_of_exhaustive"]
     once = found[model.kind, model.regime, scenario, "share_of_exhaustive_sounded_once"]
     gain = found[model.kind, model.regime, scenario, "gain_over_best_rule"]
