@@ -148,6 +148,9 @@ def test_robust_averages_by_hand() -> None:
     share = torch.full((4,), 0.25)
     assert Median()(updates, share).tolist() == [2.5] and Median()(updates[:3], share).tolist() == [2.0]
     assert TrimmedMean(0.25)(updates, share).tolist() == [2.5]
+    for trimmed in (0.5, -0.1, float("nan")):
+        with pytest.raises(DefianceError, match="0 <= trimmed < 0.5"):
+            TrimmedMean(trimmed)
     near = torch.tensor([[0.0], [0.1], [0.3], [5.0], [-9.0]])
     assert Krum(1).least == 5 and Krum(1)(near, share).tolist() == pytest.approx([0.1])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -391,8 +392,22 @@ def test_robust_averages_shrug_off_a_liar_that_the_mean_follows(robust: Median |
 
 
 def test_with_too_few_updates_a_robust_round_changes_nothing() -> None:
-    found = run(CENTRES, Server(aggregation=Krum(1)), 2)
+    broken = Environment(corrupt=lambda node, update: torch.where(node[:, None] == 0, torch.nan, update))
+    found = run(torch.ones(5, 2), Server(aggregation=Krum(1)), 2, environment=broken)
     assert torch.equal(found.parameters["w"], torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize(
+    "nodes, settings, why",
+    [
+        (3, {}, "Krum needs 5 updates a round, and of 3 nodes 3 are asked"),
+        (8, {"participation": 0.5}, "of 8 nodes 4 are asked"),
+        (8, {"wait_for": 4}, "8 are asked and 4 waited for"),
+    ],
+)
+def test_an_average_that_could_never_be_taken_is_refused(nodes: int, settings: Any, why: str) -> None:
+    with pytest.raises(DefianceError, match=why):
+        run(torch.ones(nodes, 2), Server(aggregation=Krum(1), **settings), 2)
 
 
 def test_deterministic_by_seed() -> None:

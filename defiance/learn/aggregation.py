@@ -100,6 +100,12 @@ class TrimmedMean:
     trimmed: float
     least: int = 1
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.trimmed < 0.5:
+            raise DefianceError(
+                f"TrimmedMean: trimmed {self.trimmed:g} leaves no update; take 0 <= trimmed < 0.5"
+            )
+
     def __call__(self, updates: Tensor, share: Tensor) -> Tensor:
         """Sort, cut, average."""
         cut = int(self.trimmed * len(updates))

@@ -85,6 +85,10 @@ class Server:
     def __post_init__(self) -> None:
         if not 0 < self.participation <= 1 or not self.deadline_s > 0:
             raise DefianceError("Server: participation must be in (0, 1], deadline_s above 0")
+        if self.wait_for is not None and self.wait_for < 1:
+            raise DefianceError(
+                f"Server: wait_for is {self.wait_for}; wait for 1 update or more, or None: all"
+            )
         if not self.down.contractive:
             raise DefianceError(
                 f"Server.down: {type(self.down).__name__} would add noise without end; Int8 fits"
@@ -192,6 +196,8 @@ def federate(
     Raises:
         DefianceError: a setting doesn't fit the others.
     """
+    if isinstance(regime, Server):
+        _check_least(regime, len(task.samples))
     run = _Run(task, local, environment or Environment(), random)
     exchanges = _serve(run, regime) if isinstance(regime, Server) else _mix(run, regime)
     best = vectors = run.origin.expand(1 if isinstance(regime, Server) else run.nodes, -1)
@@ -304,10 +310,26 @@ class _Pending:
         return _Pending(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in columns))
 
 
+def _check_least(regime: Server, nodes: int) -> None:
+    """Refuse an average that needs more updates than a round can have: it would never take one."""
+    asked = _asked(regime, nodes)
+    most = asked if regime.wait_for is None else min(asked, regime.wait_for)
+    if (least := regime.aggregation.least) > most:
+        raise DefianceError(
+            f"Server.aggregation: {type(regime.aggregation).__name__} needs {least} updates a round, and of"
+            f" {nodes} nodes {asked} are asked and {most} waited for; take more, or another average"
+        )
+
+
+def _asked(regime: Server, nodes: int) -> int:
+    """Nodes that are at work at a time."""
+    return max(1, round(regime.participation * nodes))
+
+
 def _serve(run: _Run, regime: Server) -> Iterator[tuple[Tensor, Round]]:
     environment, samples, server = run.environment, run.task.samples.double(), run.nodes
     length, everyone = run.layout.length, torch.arange(run.nodes)
-    wanted = max(1, round(regime.participation * run.nodes))
+    wanted = _asked(regime, run.nodes)
     model, state = run.origin, regime.step.initial(length)
     public, whole_bits, change_bits = model.clone(), 32 * length, 0
     held = torch.full((run.nodes,), -1)  # the version that every node has; -1: none

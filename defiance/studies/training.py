@@ -193,7 +193,8 @@ def effects(place: Place) -> dict[tuple[str, str], Effect]:
         "trimmed mean": Server(aggregation=TrimmedMean(0.2)),
         "krum": Server(aggregation=Krum(1)),
     }.items():
-        found["a liar", regime] = Effect(how, liar)
+        if how.aggregation.least <= nodes:
+            found["a liar", regime] = Effect(how, liar)
     found["a broken station", "fedavg"] = Effect(Server(), replace(plain, corrupt=breaks))
     return found
 
