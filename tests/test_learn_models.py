@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,34 @@ def test_what_cannot_be_trained_is_refused() -> None:
         fit(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)))
     with pytest.raises(DefianceError, match="node 1 has 9 samples; give each at least 10"):
         fit(pairs=[*data(1), (torch.zeros(9, 3), torch.zeros(9, 1))])
+
+
+def spoiled(value: float) -> list[tuple[Tensor, Tensor]]:
+    pairs = data()
+    pairs[2][0][5, 1] = value
+    return pairs
+
+
+@pytest.mark.parametrize(
+    "settings, why",
+    [
+        (lambda: {"rounds": 0}, "0 rounds and 2 seeds train nothing"),
+        (lambda: {"seeds": ()}, "15 rounds and 0 seeds train nothing"),
+        (lambda: {"pairs": [(x.double(), y) for x, y in data()]}, "node 0: inputs are torch.float64"),
+        (lambda: {"pairs": [*data(1), (data()[1][0], data()[1][1].double())]}, "node 1: targets are torch"),
+        (lambda: {"pairs": spoiled(math.nan)}, "node 2: inputs hold NaN or infinite"),
+        (lambda: {"pairs": spoiled(-math.inf)}, "node 2: inputs hold NaN or infinite"),
+        (lambda: {"unseen": spoiled(math.nan)[2]}, "unseen: inputs hold NaN"),
+        (lambda: {"regime": learn.Server(up=TopK(2.0))}, "TopK: share 2 of an update"),
+        (lambda: {"regime": learn.Server(up=TopK(0.0))}, "TopK: share 0 of an update"),
+        (lambda: {"regime": learn.Server(wait_for=0)}, "Server: wait_for is 0"),
+    ],
+)
+def test_settings_and_data_that_train_nothing_are_refused(
+    settings: Callable[[], dict[str, Any]], why: str
+) -> None:
+    with pytest.raises(DefianceError, match=why):
+        fit(**settings())
 
 
 # --- throughput

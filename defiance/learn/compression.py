@@ -74,6 +74,10 @@ class TopK:
     biased: ClassVar[bool] = True
     contractive: ClassVar[bool] = True
 
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise DefianceError(f"TopK: share {self.share:g} of an update can't be sent; take one in (0, 1]")
+
     def kept(self, length: int) -> int:
         """How many numbers are sent."""
         return max(1, round(self.share * length))

@@ -114,9 +114,14 @@ def fit(
         profile: of the nodes' hardware, of `defiance.profiles` or one's own.
 
     Raises:
-        DefianceError: a node has too few samples, or the model normalises batches over time, which nodes
-            can't share (take GroupNorm or LayerNorm), or has operations that can't be counted.
+        DefianceError: a node has too few samples, or such as hold NaN or aren't of the model's type; there
+            are no rounds or no seeds; the model normalises batches over time, which nodes can't share (take
+            GroupNorm or LayerNorm), or has operations that can't be counted.
     """
+    if rounds < 1 or not len(seeds):
+        raise DefianceError(
+            f"fit: {rounds} rounds and {len(seeds)} seeds train nothing; give 1 or more of each"
+        )
     shell = copy.deepcopy(model)
     if any(getattr(module, "track_running_stats", False) for module in shell.modules()):
         raise DefianceError("the model keeps running means of batches; take GroupNorm or LayerNorm")
@@ -126,6 +131,11 @@ def fit(
         environment = replace(environment, links=links)
     base = {name: weight.detach().clone() for name, weight in shell.named_parameters()}
     adaptation = adaptation or everything(base)
+    kinds = {weight.dtype for weight in base.values()}
+    for node, columns in enumerate(data_per_node):
+        _check_data(f"node {node}", columns, kinds)
+    if unseen is not None:
+        _check_data("unseen", unseen, kinds)
     of_batch, nodes = _stacked(shell, loss), len(data_per_node)
     training, checks, tests = (LocalData.of(part) for part in _split(data_per_node))
     everyone, zero_s = torch.arange(nodes), torch.zeros(nodes)
@@ -348,6 +358,18 @@ def _stacked(model: nn.Module, loss: Loss) -> Callable[[Parameters, tuple[Tensor
 def _first(output: Any) -> Any:
     """What recurrent layers return first."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def _check_data(whose: str, columns: Sequence[Tensor], kinds: set[torch.dtype]) -> None:
+    """Refuse data that the model, whose weights are of these types, can't take, or that would make it NaN."""
+    for what, column in zip(("inputs", "targets"), columns, strict=False):
+        if column.is_floating_point() and kinds and column.dtype not in kinds:
+            wanted = ", ".join(sorted(map(str, kinds)))
+            raise DefianceError(
+                f"{whose}: {what} are {column.dtype}, the model's weights {wanted}; convert either"
+            )
+        if not bool(column.isfinite().all()):
+            raise DefianceError(f"{whose}: {what} hold NaN or infinite numbers; leave those samples out")
 
 
 def _split(
