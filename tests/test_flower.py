@@ -237,7 +237,16 @@ def pickled(arrays: dict[str, Any], report: dict[str, Any]) -> None:
         (lambda arrays, report: report.update(version=0), "starts from model version 0"),
         (lambda arrays, report: report.update(samples=-5), "its number of samples is -5"),
         (lambda arrays, report: report.update(samples=2**62), "its number of samples is"),
+        (
+            lambda arrays, report: report.update(samples=10**12),
+            "its number of samples is 1000000000000, over 10",
+        ),
         (lambda arrays, report: report.update(validation=float("nan")), "its validation loss is nan"),
+        (lambda arrays, report: report.update(validation=1e39), "its validation loss is 1e+39"),
+        (
+            lambda arrays, report: report.update(validation=-1e30),
+            "its validation loss is -1e+30, the round's",
+        ),
         (lambda arrays, report: report.update(node=0), "number 0, as node-0 did"),
         (lambda arrays, report: report.update(node=7), "which node it is: 7"),
         (lambda arrays, report: report.clear(), "which node it is: None"),

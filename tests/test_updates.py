@@ -12,7 +12,15 @@ from torch import Tensor
 
 from defiance.control.experience import initial_parameters, perceptron
 from defiance.learn.training import Parameters, Schedule, federated_mixing, fit
-from defiance.learn.updates import Memory, NodeData, Place, Progress, train_round, training_stream
+from defiance.learn.updates import (
+    Memory,
+    NodeData,
+    Place,
+    Progress,
+    implausible,
+    train_round,
+    training_stream,
+)
 from defiance.seeding import stream
 
 NODES, FEATURES, CELLS, BATCH, SEED = 3, 12, 4, 8, 5
@@ -151,6 +159,32 @@ def test_the_best_round_and_how_long_ago_it_was() -> None:
 def test_the_mean_is_weighted_by_samples() -> None:
     updates = [{"w": torch.tensor([[0.0, 4.0]])}, {"w": torch.tensor([[8.0, 0.0]])}]
     assert Progress.begin(updates[0]).averaged(updates, [100, 300]).parameters["w"].tolist() == [[6.0, 1.0]]
+
+
+def test_a_claim_that_would_make_the_mean_ones_own_is_refused_by_name() -> None:
+    names, losses = ["a", "b", "c"], [0.5, 0.7, 0.6]
+    why = implausible(names, [10, 30, 10**12], losses)
+    assert why[:2] == [None, None] and str(why[2]).startswith(
+        "c: its number of samples is 1000000000000, over"
+    )
+    for lie in (-1e30, 1e38):
+        why = implausible(names, [10, 30, 50], [0.5, lie, 0.6])
+        assert why[::2] == [None, None] and str(why[1]).startswith("b: its validation loss is ")
+
+
+@pytest.mark.parametrize(
+    "samples, losses",
+    [
+        ([50, 80, 30], [0.5, 0.7, 0.6]),
+        ([7, 7, 7], [0.0, 0.0, 0.0]),
+        ([10, 10, 100], [0.0, 0.0, 1.5]),
+        ([0, 0, 0], [-2.0, 1e5, -3.0]),  # the last judgement averages nothing
+        ([1, 10**12], [0.5, 1e30]),  # of two, which lies?
+        ([], []),
+    ],
+)
+def test_honest_claims_all_count(samples: list[int], losses: list[float]) -> None:
+    assert implausible("abc"[: len(samples)], samples, losses) == [None] * len(samples)
 
 
 def test_a_place_names_its_streams() -> None:

@@ -9,6 +9,7 @@ of matrices. `learn.flower` carries these functions over a network.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,10 @@ from defiance.seeding import Stream, stream
 
 FIRST, SECOND = "first/", "second/"
 """Before the names of a parameter's moments."""
+MANY = 10
+"""A node that says it has so many times the median of a round's samples is refused."""
+ABSURD = 1e6
+"""So is a loss so many times greater than 1 plus the median size of a round's losses."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,32 @@ class Progress:
         mixing = federated_mixing(torch.tensor(samples))[:1]
         stacked = {name: torch.cat([update[name] for update in updates]) for name in self.parameters}
         return replace(self, round=self.round + 1, parameters=mix(stacked, mixing))
+
+
+def implausible(names: Sequence[str], samples: Sequence[int], losses: Sequence[float]) -> list[str | None]:
+    """Why each node's reply of a round is refused, if it is: with it alone the mean would be that node's.
+
+    Of fewer than three replies nobody can tell which is the odd one, and none is refused.
+
+    Args:
+        names: of the n nodes.
+        samples: that each says it has, the weights of the mean; zeros where nothing is averaged.
+        losses: that each says it found, finite.
+
+    Returns:
+        For every node a line that begins with its name, or None.
+    """
+    if len(names) < 3:
+        return [None] * len(names)
+    usual, size = statistics.median(samples), statistics.median(map(abs, losses))
+    return [
+        f"{name}: its number of samples is {count}, over {MANY} times the round's median {usual:g}"
+        if count > MANY * usual
+        else f"{name}: its validation loss is {loss:g}, the round's median size {size:g}"
+        if abs(loss) > ABSURD * (size + 1)
+        else None
+        for name, count, loss in zip(names, samples, losses, strict=True)
+    ]
 
 
 def training_stream(seed: int) -> Stream:

@@ -7,7 +7,6 @@ progress.
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import time
 from collections.abc import Iterable
@@ -25,7 +24,7 @@ from defiance.errors import DefianceError
 from defiance.learn.aggregation import check_update, refusals
 from defiance.learn.flower.messages import Ask, from_record, to_record
 from defiance.learn.training import Parameters, Schedule
-from defiance.learn.updates import Deployable, Progress, length
+from defiance.learn.updates import Deployable, Progress, implausible, length
 from defiance.parts import write_atomically
 
 SAY = "[defiance] "
@@ -34,6 +33,7 @@ SAY = "[defiance] "
 POLL_S = 0.3
 CHECKPOINT, MODEL, REPORT = "checkpoint.safetensors", "model.safetensors", "report.json"
 LARGEST_SAMPLES = 2**40
+LARGEST_LOSS = torch.finfo(torch.float32).max
 
 
 @dataclass(frozen=True)
@@ -209,10 +209,16 @@ class Server:
             except DefianceError as error:
                 left_out[self.names.get(node, nodes[node])] = str(error)
         answers.sort(key=lambda each: each.node)
+        odd = implausible(
+            [each.name for each in answers],
+            [each.samples for each in answers],
+            [each.validation for each in answers],
+        )
         if round_ <= settings.rounds:
             norm = torch.tensor([length(each.update, weights) for each in answers])
             reasons = refusals([each.name for each in answers], norm, torch.tensor(training.lengths))
             left_out |= {each.name: why for each, why in zip(answers, reasons, strict=True) if why}
+        left_out |= {each.name: why for each, why in zip(answers, odd, strict=True) if why}
         left_out = {name: why.removeprefix(f"{name}: ") for name, why in left_out.items()}
         return [each for each in answers if each.name not in left_out], left_out
 
@@ -249,7 +255,7 @@ class Server:
         number, validation = report.get("node"), report.get("validation")
         if name is None or type(number) is not int or not 0 <= number < self.settings.nodes:
             raise DefianceError(f"its reply does not say which node it is: {number!r}")
-        if type(validation) is not float or not math.isfinite(validation):
+        if type(validation) is not float or not abs(validation) <= LARGEST_LOSS:
             raise DefianceError(f"its validation loss is {validation!r}")
         samples, update = 0, training.progress.parameters
         if round_ <= self.settings.rounds:
