@@ -9,9 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quadratics import CENTRES, run
 from torch import Tensor
 
 from defiance.errors import DefianceError
+from defiance.learn.environment import Environment, Links
+from defiance.learn.federation import Server
 from defiance.link import BackhaulLink, Deliveries, Packets, with_headers
 from defiance.network.queues import QueuedLink, sent_bits, without
 from defiance.seeding import stream
@@ -263,3 +266,11 @@ def test_what_a_queue_cannot_do_is_refused() -> None:
 def test_impossible_links_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(DefianceError, match="give times, rates and numbers of 0 or more"):
         QueuedLink("source", **{"delay_s": 0.0, **wrong})
+
+
+@pytest.mark.parametrize(("end", "waits_s"), [("destination", 3 * 0.064), ("source", 0.064)])
+def test_a_federated_round_waits_for_its_weights_in_the_queue(end: str, waits_s: float) -> None:
+    """Three updates of 64 bits at 1,000 bit/s, in the server's queue or each in its node's own."""
+    link = QueuedLink(end=end, delay_s=0.5, header_bits=0, rate_bps=1000.0)
+    found = run(CENTRES, Server(), 2, environment=Environment(step_s=1.0, links=Links(up=link)))
+    assert [round_.ended_s for round_ in found.rounds] == pytest.approx([1.5 + waits_s, 2 * (1.5 + waits_s)])
