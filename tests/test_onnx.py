@@ -29,8 +29,8 @@ from defiance.network.simulate import simulate
 from defiance.network.state import NONE
 from defiance.parts import Parts
 from defiance.seeding import stream
-from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import QUICK
+from defiance.studies.worth.training import Model
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "interfaces.md").read_text(encoding="utf-8")
 EXAMPLES = [code for code in re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.S | re.M) if "onnx" in code]

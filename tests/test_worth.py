@@ -24,14 +24,14 @@ from defiance.parts import Parts
 from defiance.report.worth import sections
 from defiance.scene import save
 from defiance.studies import Silent, pool, worth
-from defiance.studies.worth import experiments
 from defiance.studies.worth.contention import training_traffic
-from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import (
     Config,
     check,
 )
 from defiance.studies.worth.sheet.results import at
+from defiance.studies.worth.training import Model
+from defiance.studies.worth.worlds import worlds_of
 
 REGIMES = ("local", "federated", "central")
 
@@ -145,7 +145,7 @@ def test_what_contention_costs(sheet: Sheet) -> None:
 @pytest.mark.parametrize("regime", REGIMES)
 def test_what_training_sends_within_a_test(config: Config, placement: str, regime: str) -> None:
     """A model for every device, its logs for central training; weights of every station after every round."""
-    worlds = experiments.worlds_of(config, HOME, "test", SEEDS)
+    worlds = worlds_of(config, HOME, "test", SEEDS)
     traffic = training_traffic(config, Model(placement, regime, "raw", 0), worlds, 1000, rounds=3)
     people, stations = worlds.shape[0] * worlds.shape[1], worlds.shape[0] * 3
     assert len(traffic.downlink) == people * (placement == "device")

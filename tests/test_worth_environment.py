@@ -15,8 +15,8 @@ from defiance.scene import load, save
 from defiance.scene.trace import trace
 from defiance.studies import Silent, worth
 from defiance.studies.worth.environment import prepare
-from defiance.studies.worth.experiments import held_out
 from defiance.studies.worth.settings import Config, check
+from defiance.studies.worth.worlds import held_out
 
 HEADER = (
     "Timestamp,Longitude,Latitude,Speed,NetworkMode,RSRP,RSRQ,SNR,CQI,DL_bitrate,UL_bitrate,RAWCELLID,NRxRSRP"

@@ -12,7 +12,7 @@ from worth_toy import HOME, SEEDS
 
 from defiance.kpm import Row
 from defiance.studies import worth
-from defiance.studies.worth.experiments import Model, Sweep
+from defiance.studies.worth.experiments import Sweep
 from defiance.studies.worth.settings import (
     Config,
     Scenario,
@@ -21,6 +21,7 @@ from defiance.studies.worth.settings import (
 from defiance.studies.worth.sheet import Results, verdict
 from defiance.studies.worth.sheet.results import crossed_interval
 from defiance.studies.worth.sheet.rows import _unseen_street_rows, break_even, relative
+from defiance.studies.worth.training import Model
 
 WALK = replace(HOME, speed_kmh=3.0)
 

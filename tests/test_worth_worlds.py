@@ -13,7 +13,7 @@ from defiance.network.simulate import simulate
 from defiance.scene import save
 from defiance.seeding import stream
 from defiance.studies import worth
-from defiance.studies.worth import experiments
+from defiance.studies.worth import experiments, training
 from defiance.studies.worth.settings import (
     Config,
     Training,
@@ -22,36 +22,36 @@ from defiance.studies.worth.settings import (
     home_scenarios,
 )
 from defiance.studies.worth.sheet.curves import _city_curves
+from defiance.studies.worth.worlds import held_out, per_world, worlds_of
 
 
 def test_worlds_of_a_seed_are_the_same_and_of_another_purpose_others(config: Config) -> None:
     drawn = {
-        purpose: experiments.worlds_of(config, HOME, purpose, (3,))
-        for purpose in ("training", "validation", "test")
+        purpose: worlds_of(config, HOME, purpose, (3,)) for purpose in ("training", "validation", "test")
     }
-    again = experiments.worlds_of(config, HOME, "test", (2, 3))
+    again = worlds_of(config, HOME, "test", (2, 3))
     assert torch.equal(again.route_m[1], drawn["test"].route_m[0])
     assert torch.equal(again.fading_phase[1], drawn["test"].fading_phase[0])
     starts = [worlds.route_m[0, :4, 0].tolist() for worlds in drawn.values()]
     assert starts[0] != starts[1] != starts[2] != starts[0]
-    faster = experiments.worlds_of(config, replace(HOME, speed_kmh=50.0), "test", (3,))
+    faster = worlds_of(config, replace(HOME, speed_kmh=50.0), "test", (3,))
     assert not torch.equal(faster.route_m[0, :, 0], drawn["test"].route_m[0, :, 0])
 
 
 def test_the_simulated_users_make_a_part_of_the_load(config: Config) -> None:
     """Load 50 %: background 42 % +- 20 % and 8 % from the users' demand; load 100 %: full without them."""
-    half = experiments.worlds_of(config, HOME, "test", tuple(range(8)))
+    half = worlds_of(config, HOME, "test", tuple(range(8)))
     assert half.background_load.mean().item() == pytest.approx(0.42, abs=0.03)
     assert half.background_load.min() >= 0.8 * 0.42 - 1e-6 and half.background_load.max() <= 1.2 * 0.42 + 1e-6
-    full = experiments.worlds_of(config, replace(HOME, load=1.0), "test", (0,))
+    full = worlds_of(config, replace(HOME, load=1.0), "test", (0,))
     assert bool((full.background_load == 1).all())
 
 
 def test_nobody_is_trained_validated_or_tested_on_the_streets_held_out(config: Config, city: Path) -> None:
-    held = torch.as_tensor(experiments.held_out(config, "munich"))
+    held = torch.as_tensor(held_out(config, "munich"))
 
     def share(purpose: str, everywhere: bool) -> float:
-        worlds = experiments.worlds_of(config, HOME, purpose, (0, 1), everywhere=everywhere)
+        worlds = worlds_of(config, HOME, purpose, (0, 1), everywhere=everywhere)
         cell = (worlds.route_m / 4.0).round().long()
         return float(held[cell[..., 1], cell[..., 0]].float().mean())
 
@@ -60,10 +60,10 @@ def test_nobody_is_trained_validated_or_tested_on_the_streets_held_out(config: C
 
 
 def test_rates_by_hand(config: Config) -> None:
-    worlds = experiments.worlds_of(config, HOME, "test", SEEDS)
+    worlds = worlds_of(config, HOME, "test", SEEDS)
     policy = experiments.rule(config, [0.0, 0.0, 2.0, 0.0])
     outcome = simulate(worlds, config.radio, policy, stream(0, "messages"), duration_s=6.0)
-    rates, state = experiments.per_world(outcome, worlds, config.radio), outcome.state
+    rates, state = per_world(outcome, worlds, config.radio), outcome.state
     for w in range(2):
         assert rates["outage_share"][w] == pytest.approx(int(state.outage_steps[w].sum()) / (6 * 300))
         assert rates["handovers_per_user_minute"][w] == pytest.approx(
@@ -99,7 +99,7 @@ def test_federated_training_takes_the_steps_of_the_others(
     rounds: int, steps: int, averages: int, expected: tuple[int, int]
 ) -> None:
     settings = Training(rounds=rounds, steps_per_round=steps, federated_rounds=averages)
-    assert experiments.federated_schedule(settings) == expected
+    assert training.federated_schedule(settings) == expected
     total = expected[0] * expected[1]
     assert total <= rounds * steps < total + expected[1] and expected[0] <= averages
 

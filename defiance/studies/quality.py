@@ -34,6 +34,9 @@ from defiance.seeding import stream
 from defiance.studies import ALL_CORES, Progress, Workers, machine, pool
 from defiance.studies.worth import experiments
 from defiance.studies.worth import settings as worth
+from defiance.studies.worth import training as handover
+from defiance.studies.worth.worlds import per_world, worlds_of
+from defiance.studies.worth.worlds import scene_of as worth_scene
 
 RULE, HEALTHY = "a3", "healthy"
 PLACEMENT = "device"
@@ -190,18 +193,18 @@ def scenario_of(config: Config) -> worth.Scenario:
 
 def scene_of(config: Config) -> Scene:
     """The city."""
-    return experiments.scene_of(of_worth(config), Path(config.scene).stem, "raw")
+    return worth_scene(of_worth(config), Path(config.scene).stem, "raw")
 
 
 def record(config: Config, parts: Parts) -> dict[str, Any]:
     """Keeps what is learned from."""
-    return experiments.record(of_worth(config), PLACEMENT, scenario_of(config), parts)
+    return handover.record(of_worth(config), PLACEMENT, scenario_of(config), parts)
 
 
 @lru_cache(maxsize=1)
 def recorded(config: Config, parts: Parts) -> Experience:
     """What `record` kept."""
-    kept = parts.get_tensors(f"{experiments.RECORDED}{PLACEMENT}/{scenario_of(config).name()}")
+    kept = parts.get_tensors(f"{handover.RECORDED}{PLACEMENT}/{scenario_of(config).name()}")
     assert kept is not None
     return Experience(**kept)
 
@@ -209,7 +212,7 @@ def recorded(config: Config, parts: Parts) -> Experience:
 def train(config: Config, data: float, training: float, parts: Parts) -> dict[str, Any]:
     """Trains on the first users, and keeps the weights."""
     scene, experience, settings = scene_of(config), recorded(config, parts), config.training
-    learning, held = experiments.split(experience.rsrp_dbm.shape[1])
+    learning, held = handover.split(experience.rsrp_dbm.shape[1])
     learning = learning[: max(1, round(data * len(learning)))]
     cells = len(scene.cell_site)
     start = initial_parameters(
@@ -235,7 +238,7 @@ def train(config: Config, data: float, training: float, parts: Parts) -> dict[st
 def checked(config: Config, parts: Parts) -> tuple[Tensor, Tensor]:
     """Held-out samples that every candidate is judged by, `[1, 4096, ...]`."""
     experience = recorded(config, parts)
-    _, held = experiments.split(experience.rsrp_dbm.shape[1])
+    _, held = handover.split(experience.rsrp_dbm.shape[1])
     batches = Batches.of(experience, scene_of(config).cell_site, 1, 4096, held)
     return batches.draw(stream(0, "held").generator())
 
@@ -289,7 +292,7 @@ def judge(
 ) -> dict[str, Any]:
     """A candidate on the test worlds, and where outage was: at the station that may break, or elsewhere."""
     base, model = of_worth(config), model_of(config, DEGRADATIONS[name], parts)
-    worlds = experiments.worlds_of(base, scenario_of(config), "test", seeds)
+    worlds = worlds_of(base, scenario_of(config), "test", seeds)
     outcome = simulate(
         worlds,
         base.radio,
@@ -307,7 +310,7 @@ def judge(
         served = which.sum((0, 2)).clamp(min=1) * PERIOD_STEPS[PLACEMENT]
         return ((steps * which).sum((0, 2)) / served).tolist()
 
-    found = experiments.per_world(outcome, worlds, base.radio)
+    found = per_world(outcome, worlds, base.radio)
     return {
         **{metric: found[metric] for metric in NETWORK_METRICS},
         "at_station": share(at),

@@ -49,9 +49,10 @@ from defiance.parts import Parts
 from defiance.scene.city import Scene, xn_table
 from defiance.seeding import stream
 from defiance.studies import ALL_CORES, Progress, Workers, machine, pool
-from defiance.studies.worth import experiments
+from defiance.studies.worth import training as handover
 from defiance.studies.worth.settings import QUICK as WORTH
 from defiance.studies.worth.settings import Scenario
+from defiance.studies.worth.worlds import scene_of
 
 BASE = ("own cells", "fedavg")
 CHECKED = 256
@@ -212,14 +213,14 @@ def recorded(config: Config, parts: Parts) -> tuple[Scene, LocalData, LocalData]
             WORTH.training, worlds=config.worlds, users=config.users, duration_s=config.duration_s
         ),
     )
-    city = experiments.scene_of(worth, _city(config), "raw")
+    city = scene_of(worth, _city(config), "raw")
     kept = parts.get_tensors("recorded")
     if kept is None:
         scenario = Scenario(_city(config), config.speed_kmh, config.load, "raw")
-        experience = experiments.recording(worth, "device", scenario)
+        experience = handover.recording(worth, "device", scenario)
         kept = {}
         for purpose, users in zip(
-            ("train", "held"), experiments.split(experience.rsrp_dbm.shape[1]), strict=True
+            ("train", "held"), handover.split(experience.rsrp_dbm.shape[1]), strict=True
         ):
             times, who = experience.samples(users)
             apart = times % 3 == 0  # neighbours in time are almost the same

@@ -19,10 +19,9 @@ from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.studies import ALL_CORES, Progress, Workers, pool
 from defiance.studies.pool import Job, do, finished, part
-from defiance.studies.worth import contention, experiments, functions, sheet
+from defiance.studies.worth import contention, experiments, functions, sheet, training
 from defiance.studies.worth.contention import CONTROL_LINKS
 from defiance.studies.worth.environment import prepare
-from defiance.studies.worth.experiments import RECORDED, Model
 from defiance.studies.worth.settings import (
     PRESETS,
     SEEDS,
@@ -35,6 +34,8 @@ from defiance.studies.worth.settings import (
     kinds,
     recorded_scenarios,
 )
+from defiance.studies.worth.training import RECORDED, Model
+from defiance.studies.worth.worlds import scene_of
 
 __all__ = ["PRESETS", "SEEDS", "Config", "run"]
 
@@ -96,7 +97,7 @@ def run(
             do("recording what is learned from", jobs, config, parts, progress, submit)
         do(
             "training the learned functions, tuning the rule",
-            [(f"train/{m.key}", experiments.train, (m, parts)) for m in models]
+            [(f"train/{m.key}", training.train, (m, parts)) for m in models]
             + [(f"a3/{s.name()}/{tests}", experiments.tune_and_test_a3, (s, seeds)) for s in everywhere],
             config, parts, progress, submit,
         )  # fmt: skip
@@ -105,12 +106,12 @@ def run(
             for s in everywhere
         }
         if tuned and not afar:
-            few = experiments.finetuning(config)
+            few = training.finetuning(config)
             jobs = _recordings(few, tuned, parts)
             do("recording in the unseen city", jobs, few, parts, progress, submit)
         do(
             "fine-tuning in the unseen city",
-            [(f"train/{m.key}", experiments.train, (m, parts)) for m in tuned],
+            [(f"train/{m.key}", training.train, (m, parts)) for m in tuned],
             config, parts, progress, submit,
         )  # fmt: skip
         parts.drop_tensors(RECORDED)
@@ -195,7 +196,7 @@ def _check_cities(config: Config, away: Scenario) -> None:
         DefianceError: they have different numbers of sectors, or a scene can't be read.
     """
     home = home_scenarios(config)[0]
-    sectors = [len(experiments.scene_of(config, s.city, "raw").cell_site) for s in (home, away)]
+    sectors = [len(scene_of(config, s.city, "raw").cell_site) for s in (home, away)]
     if sectors[0] != sectors[1]:
         raise DefianceError(
             f"scene {config.scene} has {sectors[0]} sectors and unseen_scene {config.unseen_scene} "
@@ -207,7 +208,7 @@ def _recordings(config: Config, models: list[Model], parts: Parts) -> list[Job]:
     """What the models that aren't trained yet learn from, scenario by scenario."""
     untrained = [m for m in models if not finished(parts, f"train/{m.key}")]
     return [
-        (f"record/{RECORDED}{placement}/{s.name()}", experiments.record, (placement, s, parts))
+        (f"record/{RECORDED}{placement}/{s.name()}", training.record, (placement, s, parts))
         for placement, city, map_ in dict.fromkeys((m.placement, m.city(config), m.map) for m in untrained)
         for s in recorded_scenarios(config, city, map_)
     ]

@@ -21,8 +21,10 @@ from defiance.network.simulate import Policy, simulate
 from defiance.network.world import World
 from defiance.parts import Parts
 from defiance.seeding import stream
-from defiance.studies.worth.experiments import Model, learned, per_world, rule, worlds_of
+from defiance.studies.worth.experiments import learned, rule
 from defiance.studies.worth.settings import Config, Scenario
+from defiance.studies.worth.training import Model
+from defiance.studies.worth.worlds import per_world, worlds_of
 
 CONTROL_LINKS = ("ideal", "queued", "queued-models")
 """All messages arrive after their delay; they wait for each other; and for model traffic."""

@@ -10,8 +10,10 @@ from defiance import config as configuration
 from defiance.control.onnx_exchange import export as write
 from defiance.errors import DefianceError
 from defiance.parts import Parts
-from defiance.studies.worth.experiments import Model, learned, scene_of
+from defiance.studies.worth.experiments import learned
 from defiance.studies.worth.settings import Config, caps, home_scenarios, kinds
+from defiance.studies.worth.training import Model
+from defiance.studies.worth.worlds import scene_of
 
 
 def export(

@@ -112,20 +112,19 @@ def record(config: Config, nodes: int, parts: Parts) -> Recording:
         DefianceError: there are more nodes than stations, or a node's cells served nobody.
     """
     from defiance.control.experience import slots
-    from defiance.studies.worth import experiments
+    from defiance.studies.worth.training import experience_of, finetuning, split
+    from defiance.studies.worth.worlds import scene_of
 
     scenario = away_scenario(config)
     if scenario is None:
         raise DefianceError("fine-tuning takes a second city; name one as unseen_scene")
-    scene = experiments.scene_of(config, scenario.city, scenario.map)
+    scene = scene_of(config, scenario.city, scenario.map)
     sites = len(scene.site_position_m)
     if nodes > sites:
         raise DefianceError(f"{scenario.city} has {sites} stations; they can't be {nodes} nodes")
     node_of_cell = scene.cell_site * nodes // sites
-    experience = experiments.experience_of(
-        experiments.finetuning(config), scenario.city, scenario.map, "device", parts
-    )
-    training, validation = experiments.split(experience.rsrp_dbm.shape[1])
+    experience = experience_of(finetuning(config), scenario.city, scenario.map, "device", parts)
+    training, validation = split(experience.rsrp_dbm.shape[1])
     size = max(8, config.training.batch // nodes)
     batches = Batches.of(experience, node_of_cell, nodes, size, training)
     held = Batches.of(experience, node_of_cell, nodes, 4 * size, validation)
@@ -173,12 +172,12 @@ def local(config: Config, place: Place) -> NodeData[tuple[Tensor, Tensor]]:
 
 def initial(config: Config, seed: int, folder: Path) -> Parameters:
     """The weights to start from: of central training in the home city."""
-    from defiance.studies.worth import experiments
+    from defiance.studies.worth.training import Model, train
 
     parts = Parts.open(folder / "home", configuration.fingerprint(config))
-    model = experiments.Model("device", "central", config.maps[0], seed)
+    model = Model("device", "central", config.maps[0], seed)
     if parts.get_tensors(model.key) is None:
-        experiments.train(config, model, parts)
+        train(config, model, parts)
     found = parts.get_tensors(model.key)
     assert found is not None
     return found

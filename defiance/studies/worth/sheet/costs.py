@@ -24,9 +24,11 @@ from defiance.network.messages import PREPARATION_BITS, report_bits
 from defiance.prices import CITED
 from defiance.scene import Scene
 from defiance.studies.transfers import backhaul, transfer
-from defiance.studies.worth.experiments import A3_OPERATIONS_PER_CELL, Model, scene_of
+from defiance.studies.worth.experiments import A3_OPERATIONS_PER_CELL
 from defiance.studies.worth.settings import Config, Scenario, away_scenario, home_scenarios
 from defiance.studies.worth.sheet.results import Results
+from defiance.studies.worth.training import Model
+from defiance.studies.worth.worlds import scene_of
 
 SAMPLE_HEADER_BITS = 96
 """RRC, PDCP, RLC and MAC around a log of ten measurements, as on `defiance.link.LossyLink`."""

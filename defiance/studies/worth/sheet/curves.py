@@ -8,11 +8,11 @@ import contourpy
 import numpy as np
 
 from defiance.kpm import Curve
-from defiance.studies.worth.experiments import scene_of
 from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps, home_scenarios
 from defiance.studies.worth.sheet.costs import cost, learned_running, rule_running
 from defiance.studies.worth.sheet.results import Results, at, crossed_interval, pictures
 from defiance.studies.worth.sheet.rows import break_even, kinds, saved_per_user_w
+from defiance.studies.worth.worlds import scene_of
 
 
 def curves(results: Results) -> Iterator[Curve]:

@@ -12,8 +12,8 @@ from scipy.special import stdtrit
 
 from defiance.prices import CITED, Prices
 from defiance.scene.drive_fits import Calibration
-from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import Config, Scenario, caps, handover_limit
+from defiance.studies.worth.training import Model
 
 
 @dataclass(frozen=True)

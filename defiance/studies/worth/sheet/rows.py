@@ -14,7 +14,6 @@ from defiance.kpm import METRICS, Row, mean_interval
 from defiance.network.loop import PERIOD_STEPS
 from defiance.prices import CITED
 from defiance.scene.drive_fits import Calibration
-from defiance.studies.worth.experiments import Model
 from defiance.studies.worth.settings import (
     Config,
     Scenario,
@@ -33,6 +32,7 @@ from defiance.studies.worth.sheet.costs import (
     stations_j,
 )
 from defiance.studies.worth.sheet.results import Results, at, crossed_interval, pictures
+from defiance.studies.worth.training import Model
 
 UNITS = {
     "saved_power_per_user": "W",
