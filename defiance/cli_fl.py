@@ -34,6 +34,13 @@ Steps = Annotated[int, typer.Option(min=1, help="Optimiser steps of every node i
 Rate = Annotated[float, typer.Option(min=1e-6, max=1.0, help="Of Adam at the start; it decays to zero.")]
 Patience = Annotated[int, typer.Option(min=1, help="Rounds without gain before it stops.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of first weights, recordings and batches.")]
+Average = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="How updates become one: mean, median, trimmed-mean:SHARE cut at each end, krum:BROKEN nodes.",
+    ),
+]
 Least = Annotated[int, typer.Option(min=1, help="Nodes that make a round; with fewer the training ends.")]
 Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that a round may take.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on after the last whole round in --out.")]
@@ -51,6 +58,7 @@ def simulate(
     learning_rate: Rate = 1e-3,
     patience: Patience = 10,
     seed: Seed = 0,
+    aggregation: Average = "mean",
     least: Least = 1,
     round_timeout: Timeout = 600.0,
     out: Out = Path("out/federated"),
@@ -62,7 +70,7 @@ def simulate(
     """
     flower = _flower("defiance.learn.flower.app")
     settings = _settings(
-        nodes, rounds, steps, learning_rate, patience, seed, least, round_timeout, out, resume
+        nodes, rounds, steps, learning_rate, patience, seed, aggregation, least, round_timeout, out, resume
     )
     flower.simulate(_work(app), settings)
     _tell(out)
@@ -77,6 +85,7 @@ def deploy(
     learning_rate: Rate = 1e-3,
     patience: Patience = 10,
     seed: Seed = 0,
+    aggregation: Average = "mean",
     least: Least = 1,
     round_timeout: Timeout = 600.0,
     out: Out = Path("out/federated"),
@@ -106,7 +115,7 @@ def deploy(
     """
     module = _flower("defiance.learn.flower.deploy")
     settings = _settings(
-        nodes, rounds, steps, learning_rate, patience, seed, least, round_timeout, out, resume
+        nodes, rounds, steps, learning_rate, patience, seed, aggregation, least, round_timeout, out, resume
     )
     work, source, folder = _work(app), app or HANDOVER, out.expanduser().resolve() / "deployment"
     try:
@@ -154,6 +163,7 @@ def _settings(
     learning_rate: float,
     patience: int,
     seed: int,
+    aggregation: str,
     least: int,
     round_timeout_s: float,
     out: Path,
@@ -170,6 +180,7 @@ def _settings(
         learning_rate,
         patience,
         seed,
+        aggregation,
         least,
         round_timeout_s,
         folder=str(out.expanduser().resolve()),

@@ -28,6 +28,7 @@ from test_flower import NODES, equals_in_process  # noqa: E402
 
 from defiance import cli  # noqa: E402
 from defiance.errors import DefianceError  # noqa: E402
+from defiance.learn.aggregation import Mean  # noqa: E402
 from defiance.learn.flower import guard, server  # noqa: E402
 from defiance.learn.flower.app import ENVIRONMENT  # noqa: E402
 from defiance.learn.flower.deploy import SuperLink, locked, write_app  # noqa: E402
@@ -190,7 +191,7 @@ def without(present: list[list[int]], settings: Settings) -> tuple[dict[str, Ten
         for n in there:
             update, memories[n] = train_round(weights, memories[n], data[n], settings.schedule, round_)
             updates.append(update)
-        progress = progress.averaged(updates, [data[n].samples for n in there])
+        progress = progress.averaged(updates, [data[n].samples for n in there], Mean())
     raise AssertionError
 
 
@@ -383,6 +384,10 @@ def test_a_superlink_that_is_not_there_or_another(refused: Refused, tmp_path: Pa
 
 def test_options_that_do_not_fit(refused: Refused, tmp_path: Path) -> None:
     assert "there are only 3 nodes" in refused("deploy", *TINY, "--least", "4")
+    assert "krum:1 needs 5 updates a round; there are 3" in refused(
+        "deploy", *TINY, "--aggregation", "krum:1"
+    )
+    assert "take mean, median, trimmed" in refused("simulate", *TINY, "--aggregation", "mode")
     assert "needs --root-certificates" in refused("deploy", *TINY, "--superlink", "127.0.0.1:9")
     assert "are for a --superlink" in refused("deploy", *TINY, "--server-folder", "there")
     assert "give a file and the name in it" in refused("simulate", "--app", "missing.py:WORK")

@@ -10,6 +10,7 @@ import torch
 
 from defiance.control.experience import ValueModel, value_loss
 from defiance.errors import DefianceError
+from defiance.learn.aggregation import Mean
 from defiance.learn.training import Schedule, federated_mixing, fit
 from defiance.learn.updates import Memory, Place, Progress, train_round, training_stream
 from defiance.parts import Parts
@@ -44,7 +45,7 @@ def test_stations_apart_fine_tune_as_the_federated_regime_does(some: Config, tmp
         ]
         losses = [float(each.validate(progress.parameters)) for each in data]
         memories = [memory for _, memory in done]
-        progress = progress.judged(losses).averaged([update for update, _ in done], samples)
+        progress = progress.judged(losses).averaged([update for update, _ in done], samples, Mean())
     progress = progress.judged([float(each.validate(progress.parameters)) for each in data])
 
     assert samples == recording.batches.served.tolist()

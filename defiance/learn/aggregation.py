@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -94,17 +95,21 @@ class TrimmedMean:
     """In every coordinate the plain mean of what is left without the extremes (Yin et al. 2018).
 
     Attributes:
-        trimmed: share of the updates left out at each end, below 1/2.
+        trimmed: share of the updates left out at each end, below 1/2; rounded down.
     """
 
     trimmed: float
-    least: int = 1
 
     def __post_init__(self) -> None:
         if not 0 <= self.trimmed < 0.5:
             raise DefianceError(
                 f"TrimmedMean: trimmed {self.trimmed:g} leaves no update; take 0 <= trimmed < 0.5"
             )
+
+    @property
+    def least(self) -> int:
+        """So many that one is left out at each end."""
+        return math.ceil(1 / self.trimmed) if self.trimmed else 1
 
     def __call__(self, updates: Tensor, share: Tensor) -> Tensor:
         """Sort, cut, average."""
@@ -144,6 +149,33 @@ class Krum:
         distance = torch.cdist(updates, updates).square().fill_diagonal_(torch.inf)
         near = distance.topk(len(updates) - self.broken - 2, dim=1, largest=False).values
         return updates[near.sum(1).argmin()]
+
+
+def named(text: str) -> Aggregation:
+    """An aggregation from its name on a command line.
+
+        named("krum:2")
+
+    Args:
+        text: `mean`, `median`, `trimmed-mean[:SHARE]` (0.2 at each end), `krum[:BROKEN]` (1).
+
+    Raises:
+        DefianceError: it is none of these.
+    """
+    kind, _, given = text.partition(":")
+    try:
+        match kind:
+            case "mean" | "median" if not given:
+                return Mean() if kind == "mean" else Median()
+            case "trimmed-mean":
+                return TrimmedMean(float(given or 0.2))
+            case "krum" if int(given or 1) >= 0:
+                return Krum(int(given or 1))
+    except ValueError:
+        pass
+    raise DefianceError(
+        f"aggregation {text}: take mean, median, trimmed-mean:SHARE such as 0.2, or krum:BROKEN such as 1"
+    )
 
 
 class ServerStep(Protocol):

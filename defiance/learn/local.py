@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
 
-from defiance.learn.training import Parameters
+from defiance.learn.training import Parameters, take_steps
 
 Batch = TypeVar("Batch")
 
@@ -52,16 +53,16 @@ def descend(
     moving = list(weights.values())
     origin = [weight.detach().clone() for weight in moving] if local.proximal else []
     if local.optimiser == "adam":
-        optimiser: torch.optim.Optimizer = torch.optim.Adam(moving, lr=local.learning_rate, foreach=True)
+        optimiser: torch.optim.Optimizer = torch.optim.Adam(moving, foreach=True)
     else:
-        optimiser = torch.optim.SGD(moving, lr=local.learning_rate, foreach=True)
-    for batch in batches:
-        optimiser.zero_grad(set_to_none=True)
-        loss(weights, batch).sum().backward()
-        if local.proximal:
-            with torch.no_grad():
-                for weight, first in zip(moving, origin, strict=True):
-                    assert weight.grad is not None
-                    weight.grad.add_(weight - first, alpha=local.proximal)
-        optimiser.step()
+        optimiser = torch.optim.SGD(moving, foreach=True)
+
+    def pull_back() -> None:
+        with torch.no_grad():
+            for weight, first in zip(moving, origin, strict=True):
+                assert weight.grad is not None
+                weight.grad.add_(weight - first, alpha=local.proximal)
+
+    adjust = pull_back if local.proximal else None
+    take_steps(optimiser, weights, loss, batches, repeat(local.learning_rate), adjust)
     return {name: weight.detach() for name, weight in weights.items()}

@@ -8,7 +8,7 @@ shares average them (federated), and central training is a single node that hold
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -38,6 +38,14 @@ class Schedule:
     learning_rate: float = 2e-3
     patience: int = 10
 
+    def rates(self, round_: int) -> list[float]:
+        """Learning rates of the steps of a round, 1 ... rounds."""
+        total, first = self.rounds * self.steps_per_round, (round_ - 1) * self.steps_per_round
+        return [
+            self.learning_rate * (0.5 * (1 + math.cos(math.pi * step / total)))
+            for step in range(first, first + self.steps_per_round)
+        ]
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -64,6 +72,33 @@ def federated_mixing(samples: Tensor) -> Tensor:
 def mix(parameters: Parameters, mixing: Tensor) -> Parameters:
     """w_i <- sum_j A_ij w_j for every parameter `[nodes, ...]`."""
     return {name: torch.tensordot(mixing, w, dims=1) for name, w in parameters.items()}
+
+
+def take_steps(
+    optimiser: torch.optim.Optimizer,
+    weights: Parameters,
+    loss: Callable[[Parameters, Batch], Tensor],
+    batches: Iterable[Batch],
+    rates: Iterable[float],
+    adjust: Callable[[], None] | None = None,
+) -> None:
+    """The loop of all training: a step on each batch, for n nodes at once, in place.
+
+    Args:
+        optimiser: of those `weights` that move.
+        weights: `[n, ...]` each.
+        loss: of every node, `[n]`.
+        batches: of all nodes.
+        rates: learning rates of the steps.
+        adjust: called when gradients are there, before they are followed.
+    """
+    for batch, rate in zip(batches, rates, strict=False):
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.zero_grad(set_to_none=True)
+        loss(weights, batch).sum().backward()
+        if adjust is not None:
+            adjust()
+        optimiser.step()
 
 
 def fit(
@@ -93,29 +128,23 @@ def fit(
     """
     weights = {name: w.clone().requires_grad_(trainable(name)) for name, w in parameters.items()}
     moving = [w for w in weights.values() if w.requires_grad]
-    optimiser = torch.optim.Adam(moving, lr=schedule.learning_rate, foreach=True)
-    total = schedule.rounds * schedule.steps_per_round
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: 0.5 * (1 + math.cos(math.pi * step / total))
-    )
+    optimiser = torch.optim.Adam(moving, foreach=True)
     generator = stream.child("batches").generator()
     identity = bool(torch.equal(mixing, torch.eye(len(mixing))))
     with torch.no_grad():
         history = [validate(weights)]
     best, best_loss, since = _copy(weights), _judged(history[0], identity), 0
-    for _ in range(schedule.rounds):
-        for _ in range(schedule.steps_per_round):
-            optimiser.zero_grad(set_to_none=True)
-            loss(weights, draw(generator)).sum().backward()
-            optimiser.step()
-            rate.step()
+    steps = schedule.steps_per_round
+    for round_ in range(1, schedule.rounds + 1):
+        batches = (draw(generator) for _ in range(steps))
+        take_steps(optimiser, weights, loss, batches, schedule.rates(round_))
         with torch.no_grad():
             if not identity:
                 for name, mixed in mix(weights, mixing).items():
                     weights[name].copy_(mixed)
             history.append(validate(weights))
         if advance is not None:
-            advance(schedule.steps_per_round)
+            advance(steps)
         found = _judged(history[-1], identity)
         better = found < best_loss
         best_loss = torch.where(better, found, best_loss)

@@ -18,15 +18,17 @@ from typing import Generic
 import torch
 from torch import Tensor
 
-from defiance.learn.training import Batch, Parameters, Schedule, federated_mixing, mix
+from defiance.learn.aggregation import Aggregation
+from defiance.learn.training import Batch, Parameters, Schedule, take_steps
+from defiance.learn.vectors import Layout
 from defiance.seeding import Stream, stream
 
 FIRST, SECOND = "first/", "second/"
 """Before the names of a parameter's moments."""
 MANY = 10
-"""A node that says it has so many times the median of a round's samples is refused."""
+"""A node weighs at most as much as so many times the median of a round's samples."""
 ABSURD = 1e6
-"""So is a loss so many times greater than 1 plus the median size of a round's losses."""
+"""A loss so many times greater than 1 plus the median size of a round's losses is refused."""
 
 
 @dataclass(frozen=True)
@@ -135,21 +137,40 @@ class Progress:
             return replace(self, best=self.parameters, best_loss=loss, since=0)
         return replace(self, since=self.since + 1)
 
-    def averaged(self, updates: Sequence[Parameters], samples: Sequence[int]) -> Progress:
-        """After a round in which these nodes took part, in their order: the mean by `federated_mixing`."""
-        mixing = federated_mixing(torch.tensor(samples))[:1]
-        stacked = {name: torch.cat([update[name] for update in updates]) for name in self.parameters}
-        return replace(self, round=self.round + 1, parameters=mix(stacked, mixing))
+    def averaged(
+        self, updates: Sequence[Parameters], samples: Sequence[float], aggregation: Aggregation
+    ) -> Progress:
+        """After a round in which these nodes took part, in their order.
+
+        Args:
+            updates: their weights, `[1, ...]` each.
+            samples: what each weighs.
+            aggregation: of what they changed, as in `federate`.
+        """
+        layout = Layout.of({name: weight[0] for name, weight in self.parameters.items()})
+        before = layout.join(self.parameters)
+        changes = torch.cat([layout.join(update) for update in updates]) - before
+        share = torch.tensor(samples, dtype=torch.float64)
+        step = aggregation(changes, (share / share.sum()).to(changes.dtype))
+        return replace(self, round=self.round + 1, parameters=layout.split(before + step))
 
 
-def implausible(names: Sequence[str], samples: Sequence[int], losses: Sequence[float]) -> list[str | None]:
-    """Why each node's reply of a round is refused, if it is: with it alone the mean would be that node's.
+def capped(samples: Sequence[int]) -> list[float]:
+    """What each node of a round weighs by the samples that it says it has: at most `MANY` medians of them.
+
+    So a claim alone makes no mean one's own. Of fewer than three nobody can tell which is the odd one.
+    """
+    most = MANY * statistics.median(samples) if len(samples) > 2 else math.inf
+    return [min(count, most) for count in samples]
+
+
+def implausible(names: Sequence[str], losses: Sequence[float]) -> list[str | None]:
+    """Why each node's reply of a round is refused, if it is: alone it would make the mean loss.
 
     Of fewer than three replies nobody can tell which is the odd one, and none is refused.
 
     Args:
         names: of the n nodes.
-        samples: that each says it has, the weights of the mean; zeros where nothing is averaged.
         losses: that each says it found, finite.
 
     Returns:
@@ -157,14 +178,12 @@ def implausible(names: Sequence[str], samples: Sequence[int], losses: Sequence[f
     """
     if len(names) < 3:
         return [None] * len(names)
-    usual, size = statistics.median(samples), statistics.median(map(abs, losses))
+    size = statistics.median(map(abs, losses))
     return [
-        f"{name}: its number of samples is {count}, over {MANY} times the round's median {usual:g}"
-        if count > MANY * usual
-        else f"{name}: its validation loss is {loss:g}, the round's median size {size:g}"
+        f"{name}: its validation loss is {loss:g}, the round's median size {size:g}"
         if abs(loss) > ABSURD * (size + 1)
         else None
-        for name, count, loss in zip(names, samples, losses, strict=True)
+        for name, loss in zip(names, losses, strict=True)
     ]
 
 
@@ -201,20 +220,12 @@ def train_round(
     generator.set_state(memory.generator)
     for _ in range((round_ - 1 - memory.round) * steps):
         data.draw(generator)
-    for step in range((round_ - 1) * steps, round_ * steps):
-        optimiser.param_groups[0]["lr"] = schedule.learning_rate * half_cosine(schedule, step)
-        optimiser.zero_grad(set_to_none=True)
-        data.loss(moving, data.draw(generator)).sum().backward()
-        optimiser.step()
+    batches = (data.draw(generator) for _ in range(steps))
+    take_steps(optimiser, moving, data.loss, batches, schedule.rates(round_))
     moments = {FIRST + name: optimiser.state[weight]["exp_avg"] for name, weight in moving.items()}
     moments |= {SECOND + name: optimiser.state[weight]["exp_avg_sq"] for name, weight in moving.items()}
     after = {name: weight.detach() for name, weight in moving.items()}
     return after, Memory(round_, memory.steps + steps, moments, generator.get_state())
-
-
-def half_cosine(schedule: Schedule, step: int) -> float:
-    """The learning rate's decay from 1 at the first step to 0 after the last."""
-    return 0.5 * (1 + math.cos(math.pi * step / (schedule.rounds * schedule.steps_per_round)))
 
 
 def length(update: Parameters, model: Parameters) -> float:

@@ -78,7 +78,7 @@ def node_folder(base: Path, node: int, nodes: int) -> Path:
     return base / f"node-{node}-of-{nodes}"
 
 
-def answer(work: Deployable, place: Place, name: str, content: RecordDict) -> RecordDict:
+def answer(work: Deployable, place: Place, content: RecordDict) -> RecordDict:
     """What a node makes of a message: its judgement, and its update if it is asked for one."""
     ask = Ask.read(dict(content.config_records["ask"]))
     if len(ask.counted) != place.nodes or not 0 <= place.node < place.nodes:
@@ -92,7 +92,6 @@ def answer(work: Deployable, place: Place, name: str, content: RecordDict) -> Re
         validation = float(data.validate(weights))
     reply = RecordDict()
     report: dict[str, ConfigRecordValues] = {
-        "name": name,
         "node": place.node,
         "version": ask.round - 1,
         "validation": validation,
@@ -108,8 +107,8 @@ def answer(work: Deployable, place: Place, name: str, content: RecordDict) -> Re
     return reply
 
 
-def identity(context: Context, default: Path) -> tuple[Place, str]:
-    """Which node a SuperNode is, from its `--node-config`, and its name."""
+def identity(context: Context, default: Path) -> Place:
+    """Which node a SuperNode is, from its `--node-config`."""
     given = context.node_config
     try:
         node, nodes = int(given["partition-id"]), int(given["num-partitions"])
@@ -117,9 +116,8 @@ def identity(context: Context, default: Path) -> tuple[Place, str]:
         raise DefianceError(
             "start the SuperNode with --node-config 'partition-id=0 num-partitions=3', its own number first"
         ) from error
-    name = str(given.get("name", f"node-{node}"))
     folder = Path(str(given.get("folder", node_folder(default, node, nodes)))).expanduser()
-    return Place(node, nodes, 0, folder), name
+    return Place(node, nodes, 0, folder)
 
 
 # --- the app --------------------------------------------------------------------------------------------
@@ -149,14 +147,15 @@ def apps(work: Deployable, settings: Settings | None = None) -> tuple[ServerApp,
 
     @client.train()
     def train(message: Message, context: Context) -> Message:
-        name = f"SuperNode {context.node_id}"
+        report: dict[str, ConfigRecordValues] = {}
         try:
-            place, name = identity(context, base)
-            content = answer(work, place, name, message.content)
+            place = identity(context, base)
+            report["node"] = place.node
+            content = answer(work, place, message.content)
         except Exception as error:
             traceback.print_exc()
-            why = f"{type(error).__name__}: {error}"
-            content = RecordDict({"report": ConfigRecord({"name": name, "error": why})})
+            report["error"] = f"{type(error).__name__}: {error}"
+            content = RecordDict({"report": ConfigRecord(report)})
         return Message(content, reply_to=message)
 
     return server, client

@@ -7,6 +7,7 @@ progress.
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -21,10 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from defiance.errors import DefianceError
-from defiance.learn.aggregation import check_update, refusals
+from defiance.learn.aggregation import Aggregation, check_update, named, refusals
 from defiance.learn.flower.messages import Ask, from_record, to_record
 from defiance.learn.training import Parameters, Schedule
-from defiance.learn.updates import Deployable, Progress, implausible, length
+from defiance.learn.updates import MANY, Deployable, Progress, capped, implausible, length
 from defiance.parts import write_atomically
 
 SAY = "[defiance] "
@@ -38,7 +39,11 @@ LARGEST_LOSS = torch.finfo(torch.float32).max
 
 @dataclass(frozen=True)
 class Settings:
-    """What the ServerApp is told: Flower's run config."""
+    """What the ServerApp is told: Flower's run config.
+
+    Raises:
+        DefianceError: the aggregation isn't one, or needs more nodes than there are.
+    """
 
     nodes: int = field(default=3, metadata={"min": 1, "max": 1000, "help": "SuperNodes that take part"})
     rounds: int = field(default=5, metadata={"min": 1, "max": 10000})
@@ -48,6 +53,9 @@ class Settings:
     )
     patience: int = field(default=10, metadata={"min": 1, "help": "rounds without gain before it stops"})
     seed: int = field(default=0, metadata={"min": 0})
+    aggregation: str = field(
+        default="mean", metadata={"help": "mean, median, trimmed-mean:SHARE or krum:BROKEN"}
+    )
     least: int = field(default=1, metadata={"min": 1, "help": "nodes that make a round"})
     round_timeout_s: float = field(default=600.0, metadata={"min": 1.0, "unit": "s"})
     start_timeout_s: float = field(
@@ -55,6 +63,12 @@ class Settings:
     )
     folder: str = field(default="", metadata={"help": "for checkpoint and model, on the ServerApp's machine"})
     resume: bool = field(default=False, metadata={"help": "go on from the folder's checkpoint"})
+
+    def __post_init__(self) -> None:
+        if (least := self.average.least) > self.nodes:
+            raise DefianceError(
+                f"aggregation {self.aggregation} needs {least} updates a round; there are {self.nodes} nodes"
+            )
 
     @property
     def schedule(self) -> Schedule:
@@ -64,8 +78,18 @@ class Settings:
     @property
     def same(self) -> dict[str, Any]:
         """What a resumed training must not change."""
-        kept = ("nodes", "rounds", "steps_per_round", "learning_rate", "patience", "seed")
+        kept = ("nodes", "rounds", "steps_per_round", "learning_rate", "patience", "seed", "aggregation")
         return {name: getattr(self, name) for name in kept}
+
+    @property
+    def average(self) -> Aggregation:
+        """How updates become one."""
+        return named(self.aggregation)
+
+    @property
+    def enough(self) -> int:
+        """Nodes that make a round."""
+        return max(self.least, self.average.least)
 
 
 @dataclass(frozen=True)
@@ -144,17 +168,52 @@ class Answer:
 
 
 class Server:
-    """Asks nodes through Flower's grid, and knows them by name."""
+    """Asks SuperNodes through Flower's grid, and knows which number each may answer as.
+
+    A SuperNode's id stands for the key by which the SuperLink knows it. One that is registered there as
+    `node-K` is number K; of the others a number belongs to the first that answers as it.
+
+    Attributes:
+        registered: names that the SuperLink knows, by the SuperNodes' ids.
+        owners: ids, by number.
+    """
 
     def __init__(self, grid: Grid, settings: Settings) -> None:
         self.grid, self.settings = grid, settings
-        self.names: dict[int, str] = {}
+        self.registered: dict[int, str] = {}
+        self.owners: dict[int, int] = {}
 
-    def present(self) -> dict[int, str]:
-        """The SuperNodes that are online now: id and name."""
+    def present(self) -> list[int]:
+        """The SuperNodes that are online now."""
         online = sorted(self.grid.get_nodes(), key=lambda info: info.node_id)
-        self.names |= {info.node_id: info.name for info in online if info.name}
-        return {info.node_id: self.names.get(info.node_id, f"SuperNode {info.node_id}") for info in online}
+        for info in online:
+            if not info.name or info.node_id in self.registered:
+                continue
+            number = re.fullmatch(r"node-(\d{1,4})", info.name)
+            if number and self.owners.get(int(number[1])) not in self.registered:
+                self.owners[int(number[1])] = info.node_id
+            twin = info.name in self.registered.values()
+            self.registered[info.node_id] = f"{info.name} ({info.node_id})" if twin else info.name
+        return [info.node_id for info in online]
+
+    def name(self, node: int) -> str:
+        """What a SuperNode is called; no two alike."""
+        number = next((number for number, owner in self.owners.items() if owner == node), None)
+        unknown = f"SuperNode {node}" if number is None else f"node-{number}"
+        return self.registered.get(node, unknown)
+
+    def claim(self, node: int, number: int) -> None:
+        """A SuperNode says it is this number.
+
+        Raises:
+            DefianceError: it is another, or another is it.
+        """
+        own = next((taken for taken, owner in self.owners.items() if owner == node), number)
+        owner = self.owners.setdefault(own, node)
+        if own != number:
+            raise DefianceError(f"it says it is number {number}, but it is number {own}")
+        if owner != node:
+            raise DefianceError(f"it says it is number {number}, but that is {self.name(owner)}")
 
     def wait(self) -> None:
         """Until all nodes are online, or as many as make a round after some time.
@@ -166,7 +225,7 @@ class Server:
         while len(self.present()) < wanted and time.monotonic() < end_s:
             time.sleep(POLL_S)
         there = len(self.present())
-        if there < self.settings.least:
+        if there < self.settings.enough:
             raise DefianceError(f"{there} of {wanted} SuperNodes are online, too few; start them")
         if there < wanted:
             say(f"{there} of {wanted} SuperNodes are online; going on with them")
@@ -174,7 +233,6 @@ class Server:
     def ask(self, training: Training, round_: int) -> tuple[list[Answer], dict[str, str]]:
         """Answers to the weights, in the nodes' order; who is left out, and why."""
         weights, settings = training.progress.parameters, self.settings
-        nodes = self.present()
         ask = Ask(
             training.run,
             round_,
@@ -193,27 +251,17 @@ class Server:
                 ttl=settings.round_timeout_s,
                 group_id=str(round_),
             )
-            for node in nodes
+            for node in self.present()
         ]
         left_out: dict[str, str] = {}
         answers: list[Answer] = []
         for node, reply in self._exchange(messages):
             try:
-                found = self._read(node, reply, training, round_)
-                twin = next((a for a in answers if found.node == a.node or found.name == a.name), None)
-                if twin is not None:
-                    raise DefianceError(
-                        f"it says it is {found.name}, number {found.node}, as {twin.name} did"
-                    )
-                answers.append(found)
+                answers.append(self._read(node, reply, training, round_))
             except DefianceError as error:
-                left_out[self.names.get(node, nodes[node])] = str(error)
+                left_out[self.name(node)] = str(error)
         answers.sort(key=lambda each: each.node)
-        odd = implausible(
-            [each.name for each in answers],
-            [each.samples for each in answers],
-            [each.validation for each in answers],
-        )
+        odd = implausible([each.name for each in answers], [each.validation for each in answers])
         if round_ <= settings.rounds:
             norm = torch.tensor([length(each.update, weights) for each in answers])
             reasons = refusals([each.name for each in answers], norm, torch.tensor(training.lengths))
@@ -246,15 +294,14 @@ class Server:
         if reply.has_error():
             raise DefianceError(f"it failed: {' '.join(str(reply.error.reason).split())[:500]}")
         report = dict(reply.content.config_records.get("report", {}))
-        claimed = report.get("name")
-        if node not in self.names and isinstance(claimed, str) and 0 < len(claimed) <= 100:
-            self.names[node] = " ".join(claimed.split())
-        if "error" in report:
-            raise DefianceError(f"it failed: {' '.join(str(report['error']).split())[:500]}")
-        name = self.names.get(node)
+        failed = f"it failed: {' '.join(str(report['error']).split())[:500]}" if "error" in report else ""
         number, validation = report.get("node"), report.get("validation")
-        if name is None or type(number) is not int or not 0 <= number < self.settings.nodes:
-            raise DefianceError(f"its reply does not say which node it is: {number!r}")
+        if type(number) is not int or not 0 <= number < self.settings.nodes:
+            raise DefianceError(failed or f"its reply does not say which node it is: {number!r}")
+        self.claim(node, number)
+        if failed:
+            raise DefianceError(failed)
+        name = self.name(node)
         if type(validation) is not float or not abs(validation) <= LARGEST_LOSS:
             raise DefianceError(f"its validation loss is {validation!r}")
         samples, update = 0, training.progress.parameters
@@ -313,17 +360,18 @@ def one_round(server: Server, training: Training, round_: int) -> Training:
     what = f"round {round_} of {settings.rounds}" if round_ <= settings.rounds else "last judgement"
     for name, why in left_out.items():
         say(f"{what}: {name} is left out: {why}")
-    if len(answers) < settings.least:
+    if len(answers) < settings.enough:
         raise DefianceError(
-            f"{what}: {len(answers)} nodes' replies count, {settings.least} make a round; the rounds before "
+            f"{what}: {len(answers)} nodes' replies count, {settings.enough} make a round; the rounds before "
             "are kept, go on with --resume"
         )
     before = training.progress
     progress = before.judged([each.validation for each in answers])
     last = round_ > settings.rounds or progress.since >= settings.patience
+    weights = capped([each.samples for each in answers])
     entry = {
         "round": round_,
-        "counted": {} if last else {each.name: each.samples for each in answers},
+        "counted": {} if last else {each.name: w for each, w in zip(answers, weights, strict=True)},
         "left_out": left_out,
         "validation": {each.name: each.validation for each in answers},
     }
@@ -335,11 +383,14 @@ def one_round(server: Server, training: Training, round_: int) -> Training:
         say(told + f"{mean:.6g}")
         return found
     say(told + f"before it {mean:.6g}")
+    for each, weight in zip(answers, weights, strict=True):
+        if weight < each.samples:
+            say(f"{what}: {each.name} weighs as {weight:g} of its {each.samples} samples, {MANY} medians")
     there = {each.node for each in answers}
     lengths = [length(each.update, before.parameters) for each in answers]
     return replace(
         found,
-        progress=progress.averaged([each.update for each in answers], [each.samples for each in answers]),
+        progress=progress.averaged([each.update for each in answers], weights, settings.average),
         counted=[round_ if n in there else before_it for n, before_it in enumerate(training.counted)],
         lengths=[*training.lengths, *lengths][-100:],
     )
@@ -347,4 +398,4 @@ def one_round(server: Server, training: Training, round_: int) -> Training:
 
 def say(text: str) -> None:
     """A line for the user; Flower carries the ServerApp's standard output to whoever follows the run."""
-    print(SAY + text, flush=True)
+    print(SAY + "".join(c if c.isprintable() else "?" for c in text), flush=True)
