@@ -15,7 +15,17 @@ def examples(page: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "page", ["beams.md", "csi.md", "federated.md", "learning.md", "links.md", "radio.md", "simulator.md"]
+    "page",
+    [
+        "beams.md",
+        "csi.md",
+        "federated.md",
+        "learning.md",
+        "links.md",
+        "mumimo.md",
+        "radio.md",
+        "simulator.md",
+    ],
 )
 def test_examples_run(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

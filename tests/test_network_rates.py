@@ -162,7 +162,7 @@ def test_one_block_has_one_mcs_for_the_effective_sinr_of_its_sub_bands() -> None
 
     def sent(sinr: list[float], share: list[float]) -> float:
         told = torch.tensor([[sinr]])
-        return transport_blocks(state, QAM256, torch.tensor([[share]]), told, told)[0].item()
+        return transport_blocks(state.olla_db, QAM256, torch.tensor([[share]]), told, told)[0].item()
 
     sinr, table = torch.tensor([4.0, 32.0], dtype=torch.float64), lookup("qam256", ELEMENTS)
     effective = sinr.mean()
@@ -180,7 +180,7 @@ def test_one_mcs_costs_a_user_alone_little(snr_db: float) -> None:
     sinr = 10 ** (snr_db / 10) * torch.empty(1, 200, 16).exponential_(generator=rng)
     state = start(corridor([[-90.0]] * 2, users=200), config=QAM256)
     share = torch.full((1, 200, 16), 1 / 16)
-    one, _ = transport_blocks(state, QAM256, share, sinr, sinr)
-    each, _ = offered_rates(state, QAM256, sinr, sinr)
+    one, _ = transport_blocks(state.olla_db, QAM256, share, sinr, sinr)
+    each, _ = offered_rates(state.olla_db, QAM256, sinr, sinr)
     each = each.clamp(min=0).mean(-1)
     assert 0.85 < one.mean() / each.mean() < 1.0

@@ -30,7 +30,6 @@ from torch import Tensor
 
 from defiance.network.intrinsics import ray
 from defiance.network.settings import DATA_SYMBOLS, SLOTS_PER_S, RadioConfig
-from defiance.network.state import State
 from defiance.network.world import TRAVELLED_PER_TURN
 from defiance.radio.link_adaptation import (
     BLER_TARGET,
@@ -55,7 +54,7 @@ EESM_ROUNDS = 3
 
 
 def offered_rates(
-    state: State, config: RadioConfig, sinr: Tensor, reported_sinr: Tensor
+    olla_db: Tensor, config: RadioConfig, sinr: Tensor, reported_sinr: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Rate of the whole carrier at each sub-band's SINR with an MCS of its own, and the rate expected.
 
@@ -63,13 +62,13 @@ def offered_rates(
     Who reports too much is, and loses what it is sent.
 
     Args:
-        state: before the step.
+        olla_db: the outer loop's offset before the step, `[...]`: users of worlds, `[W, U]`, or streams.
         config: the carrier.
-        sinr: during the step, linear, `[W, U, B]`.
+        sinr: during the step, linear, `[..., B]`.
         reported_sinr: what the CQI told, likewise.
 
     Returns:
-        bit/s or `UNHEARD`; bit/s; `[W, U, B]`.
+        bit/s or `UNHEARD`; bit/s; `[..., B]`.
     """
     sinr, reported_sinr = sinr.double(), reported_sinr.double()
     heard = reported_sinr >= 10 ** (config.least_sinr_db / 10)
@@ -81,7 +80,7 @@ def offered_rates(
 
         return torch.where(heard, rate_bps(sinr), UNHEARD), rate_bps(reported_sinr)
     table = _lookup(config, sinr.device)
-    known_db = 10 * torch.log10(reported_sinr.clamp(min=1e-12)) - state.olla_db[..., None]
+    known_db = 10 * torch.log10(reported_sinr.clamp(min=1e-12)) - olla_db[..., None]
     mcs = table.fractional_mcs(known_db)
     _, efficiency = table.at(mcs, sinr)
     _, expected = table.at(mcs, torch.full_like(sinr, WITHOUT_ERRORS))
@@ -90,19 +89,19 @@ def offered_rates(
 
 
 def transport_blocks(
-    state: State, config: RadioConfig, share: Tensor, sinr: Tensor, reported_sinr: Tensor
+    olla_db: Tensor, config: RadioConfig, share: Tensor, sinr: Tensor, reported_sinr: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Rate of what each user was given, with one MCS, and the error of a block.
 
     Args:
-        state: before the step.
+        olla_db: the outer loop's offset before the step, `[...]`.
         config: the carrier.
-        share: of the carrier, in each sub-band, `[W, U, B]`.
+        share: of the carrier, in each sub-band, `[..., B]`.
         sinr: during the step, linear, likewise.
         reported_sinr: what the CQI told, likewise.
 
     Returns:
-        bit/s; the error that the outer loop hears, its target where it is to rest; `[W, U]`.
+        bit/s; the error that the outer loop hears, its target where it is to rest; `[...]`.
     """
     sinr, reported_sinr = sinr.double(), reported_sinr.double().clamp(min=1e-12)
     granted = share.sum(-1)
@@ -112,9 +111,9 @@ def transport_blocks(
     def index(sinr: Tensor, offset_db: Tensor) -> Tensor:
         return table.fractional_mcs(10 * torch.log10(sinr.clamp(min=1e-12)) - offset_db)
 
-    mcs = (weight * index(reported_sinr, state.olla_db[..., None])).sum(-1) / weight.sum(-1)
+    mcs = (weight * index(reported_sinr, olla_db[..., None])).sum(-1) / weight.sum(-1)
     for _ in range(EESM_ROUNDS):
-        mcs = index(eesm(reported_sinr, table.beta(mcs), weight), state.olla_db)
+        mcs = index(eesm(reported_sinr, table.beta(mcs), weight), olla_db)
     error, efficiency = table.at(mcs, eesm(sinr, table.beta(mcs), weight))
     last = len(table.required_db) - 1
     stuck = ((mcs <= 0) & (error > BLER_TARGET)) | ((mcs >= last) & (error < BLER_TARGET))

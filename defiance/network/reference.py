@@ -278,7 +278,7 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
         reported = in_bands(rays(link, late_turns, served_rice))
     noise = disturbance[..., None]
     told = signals / noise, reported / noise
-    offered = offered_rates(state, config, *told)
+    offered = offered_rates(state.olla_db, config, *told)
 
     # traffic and scheduling
     clock = state.clock_steps.double()
@@ -301,7 +301,7 @@ def _step(world: World, state: State, config: RadioConfig) -> State:
     olla_db = state.olla_db
     if config.adapts:
         given = torch.stack(granted, -1)
-        block_bps, error = transport_blocks(state, config, given, *told)
+        block_bps, error = transport_blocks(state.olla_db, config, given, *told)
         sent = torch.minimum(block_bps, asked)
         olla_db = torch.where(given.sum(-1) > LEAST_SHARE, olla_step(olla_db, error), olla_db).float()
     load = (world.background_load + state.reserved + used).clamp(max=1)

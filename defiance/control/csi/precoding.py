@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from defiance.control.precoding import regularised_zero_forcing
+from defiance.network.precoding import regularised_zero_forcing
 from defiance.network.settings import RadioConfig
 
 
