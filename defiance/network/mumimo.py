@@ -58,13 +58,22 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class Perfect:
-    """The strongest right singular vectors of every sub-band, without error and free of bits."""
+    """The strongest right singular vectors of every sub-band, without error and free of bits.
+
+    Raises:
+        DefianceError: when called, devices have fewer antennas than streams are told of.
+    """
 
     streams: int = 1
     bits: int = 0
 
     def __call__(self, channels: Tensor, cell: Tensor) -> Tensor:
         """See `Report`."""
+        if self.streams > channels.shape[1]:
+            raise DefianceError(
+                f"reports of {self.streams} streams from devices of {channels.shape[1]} antennas; tell of no "
+                "more streams than antennas"
+            )
         rows = channels.permute(0, 3, 1, 2)  # [n, K, rx, T]
         rows = rows / rows.abs().amax((-1, -2), keepdim=True).clamp(min=1e-30)
         _, left = torch.linalg.eigh(rows @ rows.mH)

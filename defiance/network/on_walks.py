@@ -76,7 +76,9 @@ class Served:
         return float(self.throughput_bps.quantile(0.05))
 
 
-def draw_walkers(walks: Walks, count: int, speed_mps: float, duration_s: float, random: Stream) -> Walkers:
+def draw_walkers(
+    walks: Walks, count: int, speed_mps: float, duration_s: float, random: Stream, among: Tensor | None = None
+) -> Walkers:
     """Users at random places of random walks that some path reaches, in random directions.
 
     Args:
@@ -85,12 +87,16 @@ def draw_walkers(walks: Walks, count: int, speed_mps: float, duration_s: float, 
         speed_mps: of all.
         duration_s: of their way, which stays on the walk.
         random: draws.
+        among: numbers of the walks that they may take, int64; None: all.
 
     Raises:
-        DefianceError: a way is longer than a walk, or hardly any place is reached.
+        DefianceError: there are no walks, a way is longer than one, or hardly any place is reached.
     """
     generator = random.generator()
+    among = torch.arange(len(walks.length_m)) if among is None else among
     way_m = speed_mps * duration_s
+    if not len(among):
+        raise DefianceError(f"{walks.name}: no walks to take; name one at least")
     if way_m >= float(walks.length_m.min()):
         raise DefianceError(
             f"{3.6 * speed_mps:g} km/h for {duration_s:g} s is further than the shortest walk of "
@@ -98,7 +104,7 @@ def draw_walkers(walks: Walks, count: int, speed_mps: float, duration_s: float, 
         )
     found: list[Tensor] = []
     for _ in range(TRIES):
-        walk = torch.randint(len(walks.length_m), (count,), generator=generator)
+        walk = among[torch.randint(len(among), (count,), generator=generator)]
         start_m = torch.rand(count, generator=generator, dtype=torch.float64) * (walks.length_m[walk] - way_m)
         back = torch.rand(count, generator=generator) < 0.5
         ends = torch.stack([start_m, start_m + way_m])
