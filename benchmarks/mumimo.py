@@ -60,10 +60,10 @@ SETTINGS = {
         RADIO,
         {
             "one user, two streams": MultiUser(Perfect(2), 1, 2),
-            "one user, one stream": MultiUser(Perfect(), 1, 1),
             "four users": MultiUser(Perfect(), 4, 4),
             "eight users": MultiUser(Perfect(), 8, 8),
             "one user, two streams, L beams": MultiUser(ByCodec(L_BEAMS, 2), 1, 2),
+            "two users, L beams": MultiUser(ByCodec(L_BEAMS), 2, 2),
             "four users, L beams": MultiUser(ByCodec(L_BEAMS), 4, 4),
             "four users, Type I": MultiUser(ByCodec(TypeOne(LOW, RADIO.subbands)), 4, 4),
             "four users, beams": MultiUser(
@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mumimo", description=__doc__.splitlines()[0])
     parser.add_argument("--city", default="munich", choices=("munich", "florence"))
     parser.add_argument("--users", type=int, default=120)
-    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)

@@ -5,6 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.special import j0
 from torch import Tensor
 
@@ -59,9 +61,10 @@ def one_cell(
     return settle(state, plan, heard, radio, serving), plan, heard.sinr
 
 
-def test_sinr_is_the_direct_sum_over_all_streams_of_all_cells() -> None:
+@pytest.mark.parametrize("level", [2.0, 2e4])  # the second: next to a station, 90 dB above noise
+def test_sinr_is_the_direct_sum_over_all_streams_of_all_cells(level: float) -> None:
     multi, serving = MultiUser(Perfect(2), 2, 3), torch.tensor([0, 1, 0, 1, 1])
-    h = 2 * drawn(2, 5, 2, 4, 2)  # [C, U, rx, T, K]
+    h = level * drawn(2, 5, 2, 4, 2)  # [C, U, rx, T, K]
     state = initial(multi, 5, 2, (2, 4, 2), LINK)
     own = h[serving, torch.arange(5)]
     state = report(state, multi, own, serving, 0, 0.0, 0.0, LINK, stream(1, "reports"))
@@ -76,17 +79,19 @@ def test_sinr_is_the_direct_sum_over_all_streams_of_all_cells() -> None:
             if e >= 0
         ]
         for c, e, w in sent:
-            u = e // 2
-            noise = torch.eye(2, dtype=torch.complex64)
+            u, noise = e // 2, torch.eye(2, dtype=torch.complex128)
             for other, number, v in sent:
                 if number != e:
-                    g = h[other, u, :, :, k] @ v
+                    g = (h[other, u, :, :, k] @ v).to(torch.complex128)
                     noise = noise + torch.outer(g, g.conj())
-            g = h[c, u, :, :, k] @ w
+            g = (h[c, u, :, :, k] @ w).to(torch.complex128)
             assert heard.sinr[e, k] == pytest.approx((g.conj() @ noise.inverse() @ g).real.item(), rel=1e-3)
     away = 1 - serving
     elsewhere = torch.einsum("urtk,uktl->ukrl", h[away, torch.arange(5)], plan.precoder[away])
-    torch.testing.assert_close(heard.covariance, torch.eye(2) + elsewhere @ elsewhere.mH)
+    elsewhere = elsewhere.to(torch.complex128)
+    torch.testing.assert_close(
+        heard.covariance, torch.eye(2) + elsewhere @ elsewhere.mH, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_with_true_channels_a_station_hears_what_it_expects_and_zero_forcing_leaves_nothing() -> None:
@@ -117,6 +122,14 @@ def test_outdated_reports_cost_several_users_more_than_one() -> None:
         fall = [rates[users, age_s] for age_s in (0.0, 1e-3, 2e-3, 3e-3)]
         assert fall == sorted(fall, reverse=True)
     assert rates[4, 3e-3] / rates[4, 0.0] < 0.8 * rates[1, 3e-3] / rates[1, 0.0]
+
+
+def test_one_user_next_to_its_station_has_the_matched_filters_sinr() -> None:
+    now = 3e4 * drawn(1, 2, 8, 2)
+    _, plan, sinr = one_cell(MultiUser(Perfect(), 1, 1), RADIO, now, now)
+    strongest = torch.linalg.matrix_norm(now[0].permute(2, 0, 1).to(torch.complex128), 2)
+    torch.testing.assert_close(sinr[0], strongest.square().float(), rtol=1e-4, atol=0.0)
+    assert plan.told.max() == pytest.approx(1e5)  # the most that is reported
 
 
 @pytest.mark.parametrize("together", [1, 2])
@@ -151,6 +164,23 @@ def test_the_outer_loop_learns_what_old_reports_hide() -> None:
             multi, radio, h, 0.8 * h + 0.6 * 5 * drawn(3, 1, 4, 2, seed=-step - 1), state, step
         )
     assert state is not None and bool((state.olla_db > 3).all())
+
+
+@given(st.lists(st.floats(-200, 120), min_size=3, max_size=3), st.booleans(), st.booleans())
+@settings(max_examples=25)
+def test_extreme_channels_give_numbers(levels_db: list[float], same: bool, beams: bool) -> None:
+    level = 10 ** (torch.tensor([*levels_db, -torch.inf]) / 20)[:, None, None, None]
+    h = (drawn(1, 1, 4, 2).expand(4, -1, -1, -1) if same else drawn(4, 1, 4, 2)) * level
+    way = (
+        MultiUser(ByBeam(dft_beams(Panel(1, 4)).flatten(0, 1)), 3, 3, True)
+        if beams
+        else MultiUser(Perfect(), 3, 3)
+    )
+    state, plan, sinr = one_cell(way, replace(RADIO, link_adaptation="qam256"), h, h)
+    for tensor in (sinr, plan.told, torch.view_as_real(plan.precoder), state.bits, state.olla_db):
+        assert bool(tensor.isfinite().all())
+    assert bool((state.bits >= 0).all()) and float(state.bits[3]) == 0
+    assert float(plan.precoder.abs().square().sum((-2, -1)).max()) < 1 + 1e-4
 
 
 def test_reports_that_are_late_or_lost_leave_what_was_known() -> None:

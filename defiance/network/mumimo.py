@@ -120,7 +120,7 @@ class State:
             same.
         quality: SINR that a stream would have alone, `[U, S, K]`; 0 without a report.
         known_cell: that the report was for, int64 `[U]`; -1 before the first.
-        covariance: of noise and other cells that a device hears, against noise, complex64 `[U, K, rx, rx]`.
+        covariance: of noise and other cells that a device hears, against noise, complex128 `[U, K, rx, rx]`.
         average_bps: of proportional fairness, `[U]`.
         olla_db: outer loop's offset, `[U, S]`.
         link: what is on the way.
@@ -192,7 +192,7 @@ def initial(multi: MultiUser, users: int, cells: int, shape: tuple[int, int, int
     rx, ports, bands = shape
     streams = multi.report.streams
     nothing = torch.zeros(users, streams, bands, ports, dtype=torch.complex64)
-    noise = torch.eye(rx, dtype=torch.complex64).expand(users, bands, rx, rx)
+    noise = torch.eye(rx, dtype=torch.complex128).expand(users, bands, rx, rx)
     zero = torch.zeros(cells, dtype=torch.float64)
     return State(
         precoder=nothing,
@@ -337,12 +337,13 @@ def hear(channels: Iterable[Tensor], plans: Sequence[Plan], serving: Tensor) -> 
         rx, bands = h.shape[1], h.shape[-1]
         by_band = h.permute(3, 0, 1, 2).reshape(bands, users * rx, -1)
         if not total:
-            noise = torch.eye(rx, dtype=h.dtype).expand(users, bands, rx, rx)
+            noise = torch.eye(rx, dtype=torch.complex128).expand(users, bands, rx, rx)
             total, others = [noise.clone() for _ in plans], [noise.clone() for _ in plans]
-            wanted = [torch.zeros(*plan.told.shape, rx, dtype=h.dtype) for plan in plans]
+            wanted = [torch.zeros(*plan.told.shape, rx, dtype=torch.complex128) for plan in plans]
         away = (serving != cell)[:, None, None, None]
         for number, plan in enumerate(plans):
-            met = (by_band @ plan.precoder[cell]).unflatten(1, (users, rx)).transpose(0, 1)  # [U, K, rx, L]
+            met = by_band @ plan.precoder[cell]
+            met = met.unflatten(1, (users, rx)).transpose(0, 1).to(torch.complex128)  # [U, K, rx, L]
             power = met @ met.mH
             total[number] += power
             others[number] += power * away

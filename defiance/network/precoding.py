@@ -174,8 +174,9 @@ def heard_sinr(wanted: Tensor, covariance: Tensor) -> Tensor:
         covariance: R, of all else, noise included, complex `[..., rx, rx]`.
 
     Returns:
-        `[...]`.
+        `[...]` float32; computed in double precision, for near a station powers span 100 dB.
     """
+    wanted, covariance = wanted.to(torch.complex128), covariance.to(torch.complex128)
     filtered = torch.linalg.solve(covariance, wanted[..., None])[..., 0]
-    found: Tensor = (wanted.conj() * filtered).sum(-1).real.clamp(min=0)
+    found: Tensor = (wanted.conj() * filtered).sum(-1).real.clamp(min=0).float()
     return found
