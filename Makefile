@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "setup: $(PYTHON) has no pip; install it (Debian: apt-get install python3-pip)" >&2; exit 1; }
 	@echo "setup: installing into .venv, once (a few minutes)"
 	@$(BIN)/python -c 'import ssl' 2>/dev/null || $(PYTHON) -m venv --clear --without-pip .venv
-	@$(PYTHON) -m pip --python $(BIN)/python install -qq --constraint constraints.txt --editable '.[dev,flower,onnx,ray,rl]'
+	@$(PYTHON) -m pip --python $(BIN)/python install -qq --constraint constraints.txt --editable '.[dev,flower,mlflow,onnx,ray,rl]'
 	@touch $@
 
 demo: $(STAMP)  ## run the study `worth` with few seeds, print its verdict, write out/worth/report.html

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
-from defiance import __version__, config, studies
+from defiance import __version__, config, mlflow_store, studies
 from defiance.cli_fl import fl
 from defiance.errors import DefianceError
 from defiance.parts import Parts, write_atomically
@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 PACKAGE = Path(__file__).parent
 SHOW_AFTER_S = 2.0
 LINE_EVERY_S = 10.0
+
+Mlflow = Annotated[
+    str,
+    typer.Option(
+        metavar="sqlite:///FILE",
+        help="Add the sheet to an MLflow database as a run, too (extra `mlflow`).",
+        show_default="none",
+    ),
+]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 codec = typer.Typer(help="Send what an event camera sees as packets, and name it at the other end.")
@@ -137,6 +146,7 @@ def run(
             show_default="none",
         ),
     ] = "",
+    mlflow: Mlflow = "",
     json: Annotated[bool, typer.Option("--json", help="Print the sheet as JSON and nothing else.")] = False,
 ) -> None:
     """Run a study: sheet, report, figures and tables in a folder, the verdict here.
@@ -146,6 +156,8 @@ def run(
     """
     if workers and ray:
         raise DefianceError("--workers counts processes of this machine, --ray takes a cluster; give one")
+    if mlflow:
+        mlflow_store.database(mlflow)
     begun_s = time.monotonic()
     module = studies.load(study)
     if preset not in module.PRESETS:
@@ -190,11 +202,13 @@ def run(
         raise typer.Exit(130) from None
     if json:
         sys.stdout.write((out / "sheet.json").read_text(encoding="utf-8"))
-        return
-    _print_sheet(sheet)
-    print(f"\nreport  {page}, its figures and tables beside it")
-    print(f"sheet   {out / 'sheet.json'}, its rows beside it as Parquet")
-    print(f"took    {_duration(time.monotonic() - begun_s)}")
+    else:
+        _print_sheet(sheet)
+        print(f"\nreport  {page}, its figures and tables beside it")
+        print(f"sheet   {out / 'sheet.json'}, its rows beside it as Parquet")
+        print(f"took    {_duration(time.monotonic() - begun_s)}")
+    if mlflow:
+        _add_to_mlflow(mlflow, sheet, [out / "sheet.json", page, out / "config.toml"])
 
 
 @app.command()
@@ -356,19 +370,25 @@ def export(
 def report(
     sheets: Annotated[list[Path], typer.Argument(help="A sheet.json or a run's folder; two are compared.")],
     out: Annotated[Path, typer.Option(help="Folder to write to.")] = Path("out/report"),
+    mlflow: Mlflow = "",
 ) -> None:
     """Write the report of a sheet, or of two side by side."""
     from defiance.kpm import Sheet
 
     if len(sheets) > 2:
         raise DefianceError(f"report compares two sheets, not {len(sheets)}")
-    loaded = [Sheet.load(path / "sheet.json" if path.is_dir() else path) for path in sheets]
+    if mlflow:
+        mlflow_store.database(mlflow)
+    files = [path / "sheet.json" if path.is_dir() else path for path in sheets]
+    loaded = [Sheet.load(file) for file in files]
     progress = _Progress(shown=True)
     with progress:
         page = _write_report(loaded, out, progress)
     for sheet in loaded:
         _print_sheet(sheet)
     print(f"\nreport  {page}")
+    for sheet, file in zip(loaded, files, strict=True) if mlflow else ():
+        _add_to_mlflow(mlflow, sheet, [file, page])
 
 
 Candidate = Annotated[str, typer.Option(help="Whose codec; `defiance list coinference` names them.")]
@@ -430,12 +450,17 @@ def _seeds(count: int) -> str:
 def _fingerprint(study: str, chosen: Any) -> str:
     """What a run's parts depend on: study, configuration, the files it names, and the code that computes.
 
-    `cli`, `cli_fl`, `report` and a study's `sheet` are left out: they fold and show finished parts and can't
-    change them. So are `prices`, which change only what is paid.
+    `cli`, `cli_fl`, `mlflow_store`, `report` and a study's `sheet` are left out: they fold and show finished
+    parts and can't change them. So are `prices`, which change only what is paid.
     """
     asked = replace(chosen, prices="") if hasattr(chosen, "prices") else chosen
     digest = hashlib.sha256(f"{study} {config.fingerprint(asked)}".encode())
-    shown = (*PACKAGE.glob("cli*.py"), PACKAGE / "report", *(PACKAGE / "studies").glob("*/sheet*"))
+    shown = (
+        *PACKAGE.glob("cli*.py"),
+        PACKAGE / "mlflow_store.py",
+        PACKAGE / "report",
+        *(PACKAGE / "studies").glob("*/sheet*"),
+    )
     named = [
         Path(key.default) for key in config.describe(asked) if key.default and isinstance(key.default, str)
     ]
@@ -453,6 +478,11 @@ def _write_report(sheets: "Sequence[Sheet]", folder: Path, progress: "_Progress"
 
     with progress.task("writing the report", total=1):
         return write_report(sheets, folder)
+
+
+def _add_to_mlflow(uri: str, sheet: "Sheet", files: Sequence[Path]) -> None:
+    added = mlflow_store.add(uri, mlflow_store.of_sheet(sheet, files))
+    print(f"mlflow  run {added} of the experiment {sheet.study}", file=sys.stderr)
 
 
 def _print_sheet(sheet: "Sheet") -> None:

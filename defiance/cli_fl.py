@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from defiance import mlflow_store
 from defiance.errors import DefianceError
 
 if TYPE_CHECKING:
@@ -44,6 +46,14 @@ Average = Annotated[
 Least = Annotated[int, typer.Option(min=1, help="Nodes that make a round; with fewer the training ends.")]
 Timeout = Annotated[float, typer.Option(min=1.0, help="Seconds that a round may take.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on after the last whole round in --out.")]
+Mlflow = Annotated[
+    str,
+    typer.Option(
+        metavar="sqlite:///FILE",
+        help="Add the training to an MLflow database as a run, too (extra `mlflow`).",
+        show_default="none",
+    ),
+]
 Out = Annotated[Path, typer.Option(help="Folder for model, checkpoint and report.")]
 
 HANDOVER = "defiance.studies.worth.federated:WORK"
@@ -63,17 +73,20 @@ def simulate(
     round_timeout: Timeout = 600.0,
     out: Out = Path("out/federated"),
     resume: Resume = False,
+    mlflow: Mlflow = "",
 ) -> None:
     """Run the Flower app on Flower's simulation engine: every node an actor of Ray on this machine.
 
     Weights equal those of the in-process engine and of `deploy` with the same seed.
     """
+    if mlflow:
+        mlflow_store.database(mlflow)
     flower = _flower("defiance.learn.flower.app")
     settings = _settings(
         nodes, rounds, steps, learning_rate, patience, seed, aggregation, least, round_timeout, out, resume
     )
     flower.simulate(_work(app), settings)
-    _tell(out)
+    _tell(out, app, mlflow)
 
 
 @fl.command()
@@ -90,6 +103,7 @@ def deploy(
     round_timeout: Timeout = 600.0,
     out: Out = Path("out/federated"),
     resume: Resume = False,
+    mlflow: Mlflow = "",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Of the SuperLink.", show_default="a free one")
     ] = 0,
@@ -113,6 +127,8 @@ def deploy(
     With --superlink the app goes to a SuperLink of yours. Its SuperNodes need defiance-ran[flower], and to
     be started with --node-config 'partition-id=0 num-partitions=3', each with its own number.
     """
+    if mlflow:
+        mlflow_store.database(mlflow)
     module = _flower("defiance.learn.flower.deploy")
     settings = _settings(
         nodes, rounds, steps, learning_rate, patience, seed, aggregation, least, round_timeout, out, resume
@@ -120,6 +136,8 @@ def deploy(
     work, source, folder = _work(app), app or HANDOVER, out.expanduser().resolve() / "deployment"
     try:
         if superlink:
+            if mlflow:
+                raise DefianceError("--mlflow: the report will lie on the SuperLink's machine")
             if root_certificates is None:
                 raise DefianceError("--superlink needs --root-certificates FILE, to know it by")
             settings = replace(settings, folder=server_folder or settings.folder)
@@ -135,7 +153,7 @@ def deploy(
     if superlink:
         print(f"\nmodel.safetensors and report.json lie in {settings.folder} on the SuperLink's machine")
     else:
-        _tell(out)
+        _tell(out, app, mlflow)
 
 
 def _say(line: str) -> None:
@@ -209,6 +227,27 @@ def _work(app: str) -> Any:
     return work
 
 
-def _tell(out: Path) -> None:
+def _tell(out: Path, app: str, mlflow: str) -> None:
     print(f"\nmodel   {out / 'model.safetensors'}, of the round with the least validation loss")
     print(f"report  {out / 'report.json'}: every round's nodes, losses and who was left out")
+    if mlflow:
+        added = mlflow_store.add(mlflow, _record(out, app))
+        print(f"mlflow  run {added} of the experiment federated")
+
+
+def _record(out: Path, app: str) -> mlflow_store.Record:
+    """A finished training, its rounds as steps."""
+    files = [out / name for name in ("report.json", "model.safetensors")]
+    report = json.loads(files[0].read_text(encoding="utf-8"))
+    metrics = [("best_loss", report["best_loss"], len(report["rounds"]))]
+    for one in report["rounds"]:
+        losses, step = one["validation"], one["round"]
+        values = {"validation": sum(losses.values()) / len(losses), "left_out": len(one["left_out"])}
+        values |= {f"validation/{node}": loss for node, loss in losses.items()}
+        values |= {f"samples/{node}": samples for node, samples in one["counted"].items()}
+        metrics += [(name, float(value), step) for name, value in values.items()]
+    left_out = [
+        f"round {one['round']}: {n}: {why}" for one in report["rounds"] for n, why in one["left_out"].items()
+    ]
+    tags = {"mlflow.note.content": "\n\n".join(left_out)} if left_out else {}
+    return mlflow_store.Record("federated", app or "handover", report["settings"], metrics, tags, files)

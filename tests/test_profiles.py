@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from defiance import learn
 from defiance.errors import DefianceError
-from defiance.machine import PackageEnergy, machine
+from defiance.machine import GpuEnergy, PackageEnergy, energy_counters, machine
 from defiance.profiles import EDGE_GPU, PROFILES, read_profile
 
 
@@ -72,3 +76,65 @@ def test_a_machine_without_counters_says_so(tmp_path: Path) -> None:
     counter = PackageEnergy(tmp_path)
     assert not counter.readable and counter.joules() == 0.0
     assert machine()["cores"] >= 1
+
+
+class NoAnswer(Exception):
+    """NVML's error."""
+
+
+class Driver(SimpleNamespace):
+    """NVML with GPUs whose counters stand at these millijoules; None: has no counter."""
+
+    NVMLError = NoAnswer
+
+    def __init__(self, *counters_mj: int | None) -> None:
+        super().__init__(counters_mj=list(counters_mj))
+
+    def nvmlInit(self) -> None:
+        if not self.counters_mj:
+            raise NoAnswer("no driver")
+
+    def nvmlDeviceGetCount(self) -> int:
+        return len(self.counters_mj)
+
+    def nvmlDeviceGetHandleByIndex(self, number: int) -> int:
+        return number
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, device: int) -> int:
+        if self.counters_mj[device] is None:
+            raise NoAnswer("not supported")
+        return int(self.counters_mj[device])
+
+
+def test_the_energy_of_gpus_is_summed_over_those_that_count_it() -> None:
+    driver = Driver(5_000, None, 100)
+    counter = GpuEnergy(driver)
+    assert counter.readable and counter.joules() == 0
+    driver.counters_mj = [6_500, None, 350]
+    assert counter.joules() == pytest.approx(1.75)
+    driver.counters_mj[0] = None  # fell off the bus
+    assert counter.joules() == pytest.approx(0.25)
+
+
+def test_without_a_gpu_nothing_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    for driver in (Driver(), Driver(None)):
+        counter = GpuEnergy(driver)
+        assert not counter.readable and counter.joules() == 0
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "this machine's GPUs" not in energy_counters() and GpuEnergy().joules() == 0
+
+
+def test_a_sheet_says_what_gpus_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = Driver(1_000)
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    counted = Driver.nvmlDeviceGetTotalEnergyConsumption
+
+    def spending(self: Driver, device: int) -> int:
+        self.counters_mj[device] += 2_000
+        return counted(self, device)
+
+    monkeypatch.setattr(Driver, "nvmlDeviceGetTotalEnergyConsumption", spending)
+    data = [(torch.randn(20, 2), torch.randn(20, 1))] * 2
+    found = learn.fit(torch.nn.Linear(2, 1), torch.nn.functional.mse_loss, data, rounds=1, seeds=(1, 2))
+    row = found.sheet.value("energy", node="this machine's GPUs")
+    assert (row.mean, row.n, row.provenance) == (2.0, 2, "measured")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from defiance.learn.federation import Federation, Peers, Server, Task, federate
 from defiance.learn.local import Local
 from defiance.learn.partition import LocalData
 from defiance.learn.training import Parameters
-from defiance.machine import PackageEnergy, machine
+from defiance.machine import energy_counters, machine
 from defiance.meter import Meter, OperationCount, Usage, count_operations, joules, operations_of_loss
 from defiance.profiles import PROFILES
 from defiance.seeding import stream
@@ -155,9 +155,10 @@ def fit(
     whole = Task(base, of_batch, training.draw, training.count, lambda weights: losses(weights, shown))
     task = fine_tuning(whole, adaptation, stream(0, "adaptation").generator())
     step = _step_operations(shell, loss, adaptation, task.start, training, local)
-    runs, used, scores, elsewhere, package_j = [], [], [], [], []
+    runs, used, scores, elsewhere = [], [], [], []
+    measured_j: dict[str, list[float]] = {}
     for seed in seeds:
-        meter, package = Meter("nodes"), PackageEnergy()
+        meter, counters = Meter("nodes"), energy_counters()
         with meter.running(), torch.random.fork_rng(devices=[]):
             # dropout takes no generator; the state before is put back
             torch.random.set_rng_state(stream(seed, "dropout").generator().get_state())
@@ -165,8 +166,8 @@ def fit(
         meter.count(step, local.steps * int(run.jobs.sum()))
         runs.append(run)
         used.append(meter.usage)
-        if package.readable:
-            package_j.append(package.joules())
+        for of, counter in counters.items():
+            measured_j.setdefault(of, []).append(counter.joules())
         best = adaptation.whole(base, run.best)
         scores.append(-float(losses(best, judged).mean()))
         if unseen is not None:
@@ -179,7 +180,7 @@ def fit(
     shell.eval()
     fold = _Fold(type(regime).__name__.lower(), local.steps * step.total, profile)
     rows = [
-        *fold.training(runs, used, scores, elsewhere, package_j),
+        *fold.training(runs, used, scores, elsewhere, measured_j),
         *fold.inference(shell, data_per_node[0][0][:1], base),
         *fold.nodes(runs, nodes),
     ]
@@ -254,7 +255,7 @@ class _Fold:
         used: Sequence[Usage],
         scores: Sequence[float],
         elsewhere: Sequence[float],
-        package_j: Sequence[float],
+        measured_j: Mapping[str, Sequence[float]],
     ) -> list[Row]:
         settled = [
             operations_until_converged(
@@ -276,8 +277,7 @@ class _Fold:
             self.row("energy", [host.energy_j for _, host in energy], "estimated", node="this machine"),
             self.row("energy", links_j, "modelled", node="links"),
         ]
-        if package_j:
-            rows.append(self.row("energy", package_j, "measured", node="this machine's processors"))
+        rows += [self.row("energy", found, "measured", node=of) for of, found in measured_j.items()]
         if elsewhere:
             rows.append(self.row("generalisation", elsewhere, "measured", unit="-loss", scenario="unseen"))
         return rows
