@@ -99,6 +99,12 @@ _METRICS = (
     Metric("time_to_target", "s", "Virtual time until then; inf: never.", "lower"),
     Metric("training_time", "s", "Virtual time from the first model sent to the last exchange.", "lower"),
     Metric(
+        "break_even_rounds",
+        "rounds",
+        "Rounds of federated training after which its weights are more bits than the samples themselves.",
+        "higher",
+    ),
+    Metric(
         "performance_gain",
         "",
         "Performance less that of what it is compared with, paired by seed; not resolved if 0 is inside.",

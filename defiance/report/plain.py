@@ -15,7 +15,6 @@ QUESTIONS = {
     "beams": "Are learned beams worth their cost?",
     "csi": "Is learned channel feedback worth its cost?",
     "quality": "How does a model's quality affect the network?",
-    "training": "What does the distributed environment do to training?",
     "worth-all": "Which functions are worth their cost, and what do they take from each other?",
 }
 COSTS = (
@@ -64,9 +63,15 @@ def headlines(sheet: Sheet) -> tuple[Headline, ...]:
 
 def sections(sheet: Sheet) -> tuple[Section, ...]:
     """Curves, then what is achieved and what is spent, scenario by scenario."""
-    costs, gains = _split(sheet.rows)
+    plots = [_plot(name, of) for name, of in _groups(sheet.curves).items()]
+    pictures = section("curves", "In pictures", [], plots)
+    return (*([pictures] if pictures else []), *tabled(sheet.rows))
+
+
+def tabled(rows: Sequence[Row]) -> tuple[Section, ...]:
+    """Tables of what is achieved and of what is spent."""
+    costs, gains = _split(rows)
     found = (
-        section("curves", "In pictures", [], [_plot(name, of) for name, of in _groups(sheet.curves).items()]),
         section("gains", "What it achieves", [], _tables("gains", gains)),
         section("costs", "What it costs", [], _tables("costs", costs)),
     )

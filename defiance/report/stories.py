@@ -8,6 +8,7 @@ from typing import Protocol
 import defiance.report.coinference as coinference
 import defiance.report.plain as plain
 import defiance.report.replay as replay
+import defiance.report.training as training
 import defiance.report.worth as worth
 from defiance.kpm import Sheet
 from defiance.report.comparison import Change
@@ -35,5 +36,10 @@ class Story(Protocol):
 
 def story(sheet: Sheet) -> Story:
     """The story of a sheet's study; the plain one for studies that none is written for."""
-    stories: dict[str, Story] = {"coinference": coinference, "replay": replay, "worth": worth}
+    stories: dict[str, Story] = {
+        "coinference": coinference,
+        "replay": replay,
+        "training": training,
+        "worth": worth,
+    }
     return stories.get(sheet.study, plain)
