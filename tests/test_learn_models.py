@@ -168,6 +168,21 @@ def spoiled(value: float) -> list[tuple[Tensor, Tensor]]:
         (lambda: {"regime": learn.Server(up=TopK(2.0))}, "TopK: share 2 of an update"),
         (lambda: {"regime": learn.Server(up=TopK(0.0))}, "TopK: share 0 of an update"),
         (lambda: {"regime": learn.Server(wait_for=0)}, "Server: wait_for is 0"),
+        (lambda: {"regime": learn.Server}, "regime is the class Server; give learn.Server"),
+        (lambda: {"links": BackhaulLink(1e6, 0.1)}, "links is of type BackhaulLink; give learn.Links"),
+        (lambda: {"seeds": 3}, "seeds is of type int; give several"),
+        (lambda: {"pairs": dict(enumerate(data()))}, "data_per_node is of type dict; give a list"),
+        (lambda: {"pairs": [x for x, _ in data()]}, "node 0: give a pair .*, not Tensor"),
+        (lambda: {"pairs": [(x, y, y) for x, y in data()]}, "node 0: give a pair .*, not 3 of them"),
+        (lambda: {"pairs": [(x.numpy(), y) for x, y in data()]}, "node 0: inputs are a ndarray"),
+        (lambda: {"pairs": [*data(1), (torch.zeros(20, 3), torch.zeros(9, 1))]}, "node 1: 20 inputs but 9"),
+        (
+            lambda: {"pairs": [(x[:, :2], y) for x, y in data()]},
+            r"node 0: model and loss can't take inputs \[batch, 2\] and targets \[batch, 1\]: mat1 and mat2",
+        ),
+        (lambda: {"unseen": (torch.zeros(20, 2), torch.zeros(20, 1))}, "unseen: model and loss can't take"),
+        (lambda: {"model": nn.Identity()}, "no parameter to train"),
+        (lambda: {"local": learn.Local(0)}, "Local: 0 steps"),
     ],
 )
 def test_settings_and_data_that_train_nothing_are_refused(
@@ -175,6 +190,29 @@ def test_settings_and_data_that_train_nothing_are_refused(
 ) -> None:
     with pytest.raises(DefianceError, match=why):
         fit(**settings())
+
+
+@pytest.mark.parametrize(
+    "loss, why",
+    [
+        (lambda out, y: (out - y).square(), r"is a tensor \[batch, 1\]; it must be one number"),
+        (lambda out, y: 1.0, "is a float; it must be one number"),
+        (lambda out, y: (out - y).detach().mean(), "doesn't depend on the model's weights"),
+    ],
+)
+def test_a_loss_that_cannot_be_followed_is_refused(loss: Any, why: str) -> None:
+    with pytest.raises(DefianceError, match=why):
+        learn.fit(nn.Linear(3, 1), loss, data())
+
+
+def test_frozen_parameters_stay_and_are_not_sent() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    model[0].requires_grad_(False)
+    found = fit(model, rounds=2)
+    assert torch.equal(found.model[0].weight, model[0].weight)  # type: ignore[index]
+    assert not torch.equal(found.model[1].weight, model[1].weight)  # type: ignore[index]
+    alone = fit(model, rounds=2, adaptation=last_layer(dict(model.named_parameters())))
+    assert found.scores == alone.scores
 
 
 # --- throughput

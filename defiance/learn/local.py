@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor
 
+from defiance.errors import DefianceError
 from defiance.learn.training import Parameters, take_steps
 
 Batch = TypeVar("Batch")
@@ -33,6 +34,13 @@ class Local:
     learning_rate: float = 2e-3
     optimiser: Literal["sgd", "adam"] = "adam"
     proximal: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or not self.learning_rate > 0 or not self.proximal >= 0:
+            raise DefianceError(
+                f"Local: {self.steps} steps on {self.batch} samples at rate {self.learning_rate:g}, proximal"
+                f" {self.proximal:g}, train nothing; take 1 or more, a rate above 0 and proximal from 0"
+            )
 
 
 def descend(

@@ -24,7 +24,7 @@ from defiance.kpm import (
     operations_until_converged,
     paired_interval,
 )
-from defiance.learn.adaptation import Adaptation, everything, fine_tuning
+from defiance.learn.adaptation import Adaptation, Some, fine_tuning
 from defiance.learn.environment import Environment, Links
 from defiance.learn.federation import Federation, Peers, Server, Task, federate
 from defiance.learn.local import Local
@@ -100,24 +100,37 @@ def fit(
     last 15 % judge it.
 
     Args:
-        model: takes a batch `[batch, ...]`; is left as it is.
-        loss: of a batch.
-        data_per_node: inputs and targets, at least 10 samples each.
+        model: takes a batch `[batch, ...]`; is left as it is. Parameters that are frozen by
+            `requires_grad_(False)` stay as they are.
+        loss: of a batch, its mean.
+        data_per_node: a list of inputs and targets, tensors of at least 10 samples each.
         links: what carries weights; none: they arrive at once.
         regime: who exchanges what with whom; none: FedAvg.
         local: what a node does in a round; none: 20 steps of Adam.
         rounds: how many.
         environment: speeds, stragglers, presence; its links are replaced where `links` are given.
-        adaptation: which numbers move in fine-tuning; none: all.
+        adaptation: which numbers move in fine-tuning; none: all that aren't frozen.
         unseen: inputs and targets of somewhere else, for generalisation.
         seeds: of repetitions; what they draw is batches, stragglers, losses.
         profile: of the nodes' hardware, of `defiance.profiles` or one's own.
 
     Raises:
-        DefianceError: a node has too few samples, or such as hold NaN or aren't of the model's type; there
-            are no rounds or no seeds; the model normalises batches over time, which nodes can't share (take
-            GroupNorm or LayerNorm), or has operations that can't be counted.
+        DefianceError: an argument is of another kind; a node has too few samples, or such as hold NaN or
+            aren't of the model's type; model and loss can't take them; there are no rounds or no seeds; the
+            model normalises batches over time, which nodes can't share (take GroupNorm or LayerNorm), or has
+            operations that can't be counted.
     """
+    _check_kinds(
+        ("model", model, nn.Module, "a module, such as nn.Linear(5, 1)"),
+        ("data_per_node", data_per_node, list | tuple, "a list of (inputs, targets), one pair per node"),
+        ("links", links, Links | None, "learn.Links(up=..., down=...)"),
+        ("regime", regime, Server | Peers | None, "learn.Server() or learn.Peers(...)"),
+        ("local", local, Local | None, "learn.Local(steps=...)"),
+        ("environment", environment, Environment | None, "learn.Environment(...)"),
+        ("rounds", rounds, int, "a whole number"),
+        ("seeds", seeds, Sequence, "several, such as (1, 2, 3)"),
+        ("profile", profile, ComputeProfile, "one of defiance.profiles, or read_profile(FILE)"),
+    )
     if rounds < 1 or not len(seeds):
         raise DefianceError(
             f"fit: {rounds} rounds and {len(seeds)} seeds train nothing; give 1 or more of each"
@@ -130,12 +143,18 @@ def fit(
     if links is not None:
         environment = replace(environment, links=links)
     base = {name: weight.detach().clone() for name, weight in shell.named_parameters()}
-    adaptation = adaptation or everything(base)
     kinds = {weight.dtype for weight in base.values()}
-    for node, columns in enumerate(data_per_node):
-        _check_data(f"node {node}", columns, kinds)
-    if unseen is not None:
-        _check_data("unseen", unseen, kinds)
+    trainable = frozenset(name for name, weight in shell.named_parameters() if weight.requires_grad)
+    if not trainable:
+        raise DefianceError(
+            "fit: the model has no parameter to train; requires_grad_(True) on those that move"
+        )
+    adaptation = adaptation or Some(trainable)
+    for whose, columns in [(f"node {node}", columns) for node, columns in enumerate(data_per_node)] + (
+        [("unseen", unseen)] if unseen is not None else []
+    ):
+        _check_data(whose, columns, kinds)
+        _check_loss(shell, loss, whose, columns)
     of_batch, nodes = _stacked(shell, loss), len(data_per_node)
     training, checks, tests = (LocalData.of(part) for part in _split(data_per_node))
     everyone, zero_s = torch.arange(nodes), torch.zeros(nodes)
@@ -360,9 +379,48 @@ def _first(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 
+def _check_kinds(*given: tuple[str, Any, Any, str]) -> None:
+    """Refuse arguments `(name, value, kind, what to give)` of another kind."""
+    for name, value, kind, wanted in given:
+        if not isinstance(value, kind):
+            is_ = (
+                f"the class {value.__name__}"
+                if isinstance(value, type)
+                else f"of type {type(value).__name__}"
+            )
+            raise DefianceError(f"fit: {name} is {is_}; give {wanted}")
+
+
+def _check_loss(model: nn.Module, loss: Loss, whose: str, columns: Sequence[Tensor]) -> None:
+    """Refuse what model and loss can't take, or that gives no mean to follow, by two samples."""
+    inputs, targets = (column[:2] for column in columns)
+    try:
+        found: Any = loss(_first(model.eval()(inputs)), targets)
+    except Exception as error:  # whatever a model of somebody else's raises
+        taken = f"inputs {_shape(inputs)} and targets {_shape(targets)}"
+        said = " ".join(str(error).split())[:200]
+        raise DefianceError(f"{whose}: model and loss can't take {taken}: {said}") from error
+    if not isinstance(found, Tensor) or found.dim():
+        what = f"a tensor {_shape(found)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise DefianceError(f"fit: the loss of a batch is {what}; it must be one number, such as its mean")
+    if not found.requires_grad:
+        raise DefianceError("fit: the loss doesn't depend on the model's weights, or was detached from them")
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"[batch, {', '.join(map(str, tensor.shape[1:]))}]" if tensor.dim() > 1 else "[batch]"
+
+
 def _check_data(whose: str, columns: Sequence[Tensor], kinds: set[torch.dtype]) -> None:
     """Refuse data that the model, whose weights are of these types, can't take, or that would make it NaN."""
-    for what, column in zip(("inputs", "targets"), columns, strict=False):
+    if not isinstance(columns, list | tuple) or len(columns) != 2:
+        what = f"{len(columns)} of them" if isinstance(columns, list | tuple) else type(columns).__name__
+        raise DefianceError(f"{whose}: give a pair (inputs, targets), not {what}")
+    for what, column in zip(("inputs", "targets"), columns, strict=True):
+        if not isinstance(column, Tensor):
+            raise DefianceError(
+                f"{whose}: {what} are a {type(column).__name__}; give a tensor, such as torch.as_tensor(it)"
+            )
         if column.is_floating_point() and kinds and column.dtype not in kinds:
             wanted = ", ".join(sorted(map(str, kinds)))
             raise DefianceError(
@@ -370,6 +428,8 @@ def _check_data(whose: str, columns: Sequence[Tensor], kinds: set[torch.dtype]) 
             )
         if not bool(column.isfinite().all()):
             raise DefianceError(f"{whose}: {what} hold NaN or infinite numbers; leave those samples out")
+    if len(columns[0]) != len(columns[1]):
+        raise DefianceError(f"{whose}: {len(columns[0])} inputs but {len(columns[1])} targets")
 
 
 def _split(
