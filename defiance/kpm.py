@@ -495,6 +495,41 @@ def paired_interval(a: ArrayLike, b: ArrayLike) -> tuple[float, float, float]:
     return mean_interval(np.asarray(a, dtype=np.float64) - np.asarray(b, dtype=np.float64))
 
 
+def crossed_interval(samples: ArrayLike, weights: ArrayLike | None = None) -> tuple[float, float, float]:
+    """Mean and 95 % interval over two crossed kinds of groups, both random, as training and test seeds.
+
+    The variance of the mean is the sum of what the means of rows and those of columns contribute
+    (conservative: their common noise counts twice), with Satterthwaite's degrees of freedom.
+
+    With weights the mean is sum(samples) / sum(weights), as of users who are many on one walk and few on
+    another: samples are then sums over a cell, and groups count by their residuals, samples - mean weights
+    (the linearised variance of a ratio by clusters). Groups without weight don't count.
+
+    Args:
+        samples: `[A, B]`.
+        weights: of the cells, >= 0, `[A, B]`; 1 without.
+
+    Returns:
+        Mean, low and high end; nan where there is one group of each kind.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    heavy = np.ones_like(values) if weights is None else np.asarray(weights, dtype=np.float64)
+    mean = float(values.sum() / heavy.sum())
+    terms = []
+    for axis in (0, 1):
+        residual = (values - mean * heavy).sum(axis)[heavy.sum(axis) > 0]
+        if (groups := len(residual)) > 1:
+            terms.append((groups / (groups - 1) * float((residual**2).sum()) / heavy.sum() ** 2, groups - 1))
+    variance = float(sum(v for v, _ in terms))
+    if not terms:
+        return mean, math.nan, math.nan
+    if variance == 0:
+        return mean, mean, mean
+    freedom = variance**2 / sum(v**2 / f for v, f in terms)
+    half = float(stdtrit(freedom, 0.975)) * math.sqrt(variance)
+    return mean, mean - half, mean + half
+
+
 def operations_until_converged(
     operations: Sequence[float], metric: Sequence[float], better: Literal["lower", "higher"], window: int = 3
 ) -> float:

@@ -1,11 +1,13 @@
 """Beams: codebook, rules, learned selection, and what is left after sounding and delay."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 
+from defiance.control.beam_events import Attentive, Watching
 from defiance.control.beam_learning import (
     Samples,
     features,
@@ -17,20 +19,17 @@ from defiance.control.beam_learning import (
     validation,
 )
 from defiance.control.beams import (
-    PILOTS,
     Book,
     Exhaustive,
     Hierarchical,
     Learned,
-    Sounding,
     Tracking,
-    measured_snr_db,
-    reported,
     seen_by_model,
     serve,
     spectral_efficiency,
 )
 from defiance.control.experience import initial_parameters
+from defiance.control.sounding import PILOTS, Sounding, measured_snr_db, reported
 from defiance.errors import DefianceError
 from defiance.learn.training import Schedule, fit
 from defiance.network.settings import RadioConfig
@@ -181,9 +180,55 @@ def test_a_model_learns_the_pattern_of_its_array_and_serves_by_it() -> None:
     assert served.net_spectral_efficiency.mean() > 1.04 * sweep.net_spectral_efficiency.mean()
     assert policy.overhead(10) == pytest.approx(8 / 2240)
     # with two of the best scored sounded again it is closer still, and pays for every user
-    again = Learned(**{**vars(policy), "refined": 3})
+    again = replace(policy, refined=3)
     assert again.overhead(10) == pytest.approx(38 / 2240)
     assert serve(again, snr_db, 2e-3, RADIO, NOW, users=10).lost_db.mean() < served.lost_db.mean()
+
+
+def test_a_beam_that_is_watched_is_left_when_it_fades() -> None:
+    """Who rests asks for nothing; who turns away is swept for, and that is paid for."""
+    still = Watching(BOOK, Sounding(0.02), 3.0, 10)
+    rests = serve(still, turning(400, 0.0), 2e-3, RADIO, NOW, users=10, warm_up_s=0.1)
+    assert rests.overhead == pytest.approx((6.4 + 9) / 2240)
+    assert rests.lost_db.max() < 0.6
+    seldom = Watching(BOOK, Sounding(0.02), 3.0, 1000)
+    turns = serve(seldom, turning(400, 0.02), 2e-3, RADIO, NOW, users=10, warm_up_s=0.1)
+    assert turns.overhead > 2 * (0.064 + 10) / 2240
+    assert turns.lost_db.mean() < 1.5
+    blind = serve(replace(seldom, drop_db=1e3), turning(400, 0.02), 2e-3, RADIO, NOW, users=10, warm_up_s=0.1)
+    assert blind.lost_db.mean() > 3 + turns.lost_db.mean()
+    assert blind.overhead == pytest.approx((0.064 + 0.999 * 10) / 2240)
+
+
+def test_a_sweep_of_some_rows_costs_as_many_beams_and_finds_none_of_the_others() -> None:
+    two = Exhaustive(BOOK, Sounding(0.02), rows=2)
+    assert two.overhead(10) == pytest.approx(32 / 2240)
+    snr_db = turning(50, 0.0)  # waves along the first row
+    assert serve(two, snr_db, 2e-3, RADIO, NOW, users=10).lost_db.max() < 0.6
+    other = snr_db[..., torch.arange(72).roll(-16)]  # the same, seen in the last row
+    assert serve(two, other, 2e-3, RADIO, NOW, users=10).lost_db.min() > 3
+
+
+def test_a_model_asks_for_beams_only_of_users_whom_it_believes_elsewhere() -> None:
+    """By hand: a model that believes in the first narrow beam within the wide one that is strongest."""
+    wide = len(BOOK.wide)
+    weight = torch.zeros(1, 2 * wide, 64)
+    for number, inside in enumerate(BOOK.within):
+        weight[0, wide + number, inside] = 8.0  # by amplitude
+    policy = Attentive(
+        BOOK, {"weight0": weight, "bias0": torch.zeros(1, 1, 64)}, torch.zeros(2, dtype=torch.int64),
+        Sounding(0.02), BOOK.wide, 1, 1, 8.0, 1e5, 8, change=0.5, certainty=0.99, every=1000,
+    )  # fmt: skip
+    snr_db = torch.full((200, 2, 72), -20.0)
+    snr_db[:, :, 3], snr_db[:, :, 64] = 20.0, 12.0
+    snr_db[100:, 1] = -20.0
+    snr_db[100:, 1, 40], snr_db[100:, 1, 64 + 6] = 20.0, 12.0  # the second user has turned
+    assert 40 in BOOK.within[6] and 3 in BOOK.within[0]
+    served = serve(policy, snr_db, 2e-3, RADIO, NOW, users=10)
+    assert served.beam[-1].tolist() == [3, 40] and served.beam[90].tolist() == [3, 3]
+    # once, in 19 periods after the first sweep, one of two users has 8 beams and its old one sounded
+    asked = 0.999 * 10 * (9 / 2) / 19
+    assert served.overhead == pytest.approx((8 + 0.064 + asked) / 2240, rel=0.1)
 
 
 def test_samples_are_drawn_from_their_own_node_and_padding_weighs_nothing() -> None:

@@ -12,7 +12,7 @@ from defiance.kpm import Sheet
 from defiance.parts import Parts
 from defiance.seeding import stream
 from defiance.studies import Silent, Workers, load
-from defiance.studies.beams import PRESETS, Config, channels, measured, run
+from defiance.studies.beams import PRESETS, channels, measured, run
 from defiance.studies.beams.training import Recipe, others, pooled
 from tests.test_deepsense import write
 
@@ -61,9 +61,9 @@ def test_recordings_are_evaluated_by_sequence(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(measured, "read_deepsense", lambda folder: measured_sites(tmp_path))
     config = replace(TINY, measured=replace(TINY.measured, folds=5, tune=False, rounds=1, steps_per_round=4))
     for regime in measured.REGIMES:
-        found = measured.evaluate(config, "learned", "quarter", regime, 0)
+        found = measured.evaluate(config, "learned", "quarter", regime)
         assert len(found["loss"]) == 20 and min(found["loss"]) >= 0
-        assert sum(found["rows"]) == 60
+        assert sum(found["rows"]) == 60 and set(found["fold"]) == set(range(5))
         for few, many in (("top1", "top3"), ("top3", "top5")):
             assert all(a <= b for a, b in zip(found[few], found[many], strict=True))
 
@@ -78,7 +78,7 @@ def test_with_fewer_folds_only_what_was_tested_is_judged(
         for folds in (1, 5)
     )
     for model in ("learned", "nearest"):
-        found, whole = (measured.evaluate(c, model, "quarter", "local", 0) for c in (few, all_))
+        found, whole = (measured.evaluate(c, model, "quarter", "local") for c in (few, all_))
         assert 0 < len(found["loss"]) < len(whole["loss"])
         assert set(found["loss"]) <= set(whole["loss"])  # the same models, the same sequences
 
@@ -125,6 +125,11 @@ def test_a_whole_small_run(tmp_path: Path) -> None:
     for kind in ("spatial", "temporal"):
         share = sheet.value("share_of_exhaustive", candidate=kind, regime="array", **here)
         assert 0 < share.mean < 1.13
+        gain = sheet.value("gain_over_best_rule", candidate=kind, regime="array", **here)
+        assert gain.ci_low < gain.mean < gain.ci_high
+    genie = sheet.value("net_spectral_efficiency", candidate="genie", **here)
+    for rule in ("exhaustive", "watching", "tracking", "hierarchical"):
+        assert sheet.value("net_spectral_efficiency", candidate=rule, **here).mean < genie.mean
     assert "Munich, 3 km/h" in sheet.verdict
 
 
@@ -141,6 +146,6 @@ def test_what_cannot_be_done_is_one_line(tmp_path: Path, changed: dict, problem:
     study = load("beams")
     with pytest.raises(DefianceError, match=problem) as error:
         study.run(
-            replace(Config(), **changed), seeds=(0,), parts=Parts.open(tmp_path, "0" * 16), progress=Silent()
+            replace(TINY, **changed), seeds=(0, 1), parts=Parts.open(tmp_path, "0" * 16), progress=Silent()
         )
     assert "\n" not in str(error.value)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 from worth_toy import HOME, SEEDS
 
-from defiance.kpm import Row
+from defiance.kpm import Row, crossed_interval
 from defiance.studies import worth
 from defiance.studies.worth.experiments import Sweep
 from defiance.studies.worth.settings import (
@@ -19,7 +19,6 @@ from defiance.studies.worth.settings import (
     caps,
 )
 from defiance.studies.worth.sheet import Results, verdict
-from defiance.studies.worth.sheet.results import crossed_interval
 from defiance.studies.worth.sheet.rows import _unseen_street_rows, break_even, relative
 from defiance.studies.worth.training import Model
 
@@ -130,6 +129,24 @@ def test_one_sample_has_no_interval_and_equal_ones_no_width() -> None:
     mean, low, high = crossed_interval(np.array([[0.2]]))
     assert mean == 0.2 and math.isnan(low) and math.isnan(high)
     assert crossed_interval(np.full((3, 4), 0.25)) == (0.25, 0.25, 0.25)
+
+
+def test_weights_make_cells_of_few_users_count_little() -> None:
+    """Equal weights change nothing, groups without users aren't there, and cells are sums over users."""
+    x = samples(3, 8)
+    assert crossed_interval(5 * x, np.full_like(x, 5.0)) == pytest.approx(crossed_interval(x))
+    wider = np.pad(x, ((0, 0), (0, 2)))
+    assert crossed_interval(wider, np.pad(np.ones_like(x), ((0, 0), (0, 2)))) == pytest.approx(
+        crossed_interval(x)
+    )
+    users = np.array([[3.0, 1.0], [1.0, 3.0]])
+    sums = np.array([[6.0, 1.0], [2.0, 3.0]])  # everyone on the first walk has 2, everyone on the second 1
+    mean, low, _ = crossed_interval(sums, users)
+    # residuals 2, -2 by walk and 1, -1 by seed, of 8 users
+    variance = 2 * (4 + 4) / 64 + 2 * (1 + 1) / 64
+    freedom = variance**2 / ((2 * 8 / 64) ** 2 + (2 * 2 / 64) ** 2)
+    assert mean == 1.5
+    assert low == pytest.approx(1.5 - stdtrit(freedom, 0.975) * math.sqrt(variance))
 
 
 def test_the_interval_holds_what_both_kinds_of_seeds_add() -> None:

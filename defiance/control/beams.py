@@ -23,39 +23,26 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from defiance.control.beam_learning import features, scores
 from defiance.control.codebooks import dft_beams
+from defiance.control.sounding import (
+    DIFFERENCE_BITS,
+    REPORT_S,
+    RSRP_BITS,
+    Sounding,
+    measured_snr_db,
+    reported,
+)
 from defiance.errors import DefianceError
 from defiance.learn.training import Parameters
 from defiance.network.settings import RadioConfig
 from defiance.radio.arrays import Panel
 from defiance.seeding import Stream
-
-SYMBOL_S = 1e-3 / (8 * 14)
-"""An OFDM symbol at 120 kHz, cyclic prefix included (TS 38.211 clause 4.3.1: eight slots of 14 in 1 ms)."""
-
-SSB_SYMBOLS, SSB_BURST_S, MOST_SSBS = 4, 5e-3, 64
-"""A synchronisation block's symbols (TS 38.211 clause 7.4.3.1), and the half frame in which up to 64 of them
-are sent (TS 38.213 clause 4.1, case D)."""
-
-SWEEP_SYMBOLS = 12
-"""Symbols of a slot that can hold CSI-RS, one beam each: two are the control channel's."""
-
-REPORT_S = 2e-3
-"""From a sweep's end to the new beam, without a model: 56 symbols of computing the report (TS 38.214 table
-5.4-2, Z_3), up to 5 slots until the next uplink slot, 28 symbols until an indicated beam applies
-(`beamAppTime`, TS 38.331), rounded up."""
-
-PILOTS = 198
-"""Resource elements of a beam's measurement: density 3 in 66 blocks, 100 MHz (TS 38.211 clause 7.4.1.5)."""
-
-RSRP_BITS, DIFFERENCE_BITS, DIFFERENCE_DB = 7, 4, 2.0
-"""L1-RSRP of the strongest beam in steps of 1 dB, of others as differences (TS 38.133 clause 10.1.19)."""
 
 Listen = Callable[[Tensor], Tensor]
 """Measures beams `[U, M]` of every user: their SNR in dB, `[U, M]`."""
@@ -107,6 +94,10 @@ class Book:
         turned = _centres(rows, self.group[0])[:, None, :, None] * _centres(columns, self.group[1])[:, None]
         return torch.cat([dft_beams(self.panel).flatten(0, 1), turned.flatten(2).flatten(0, 1)])
 
+    def sweep(self, rows: int | None = None) -> Tensor:
+        """DFT beams of the first rows, or of all, int64 `[n]`: the first is level, the last looks up."""
+        return torch.arange((rows or self.panel.rows) * self.panel.columns)
+
     @property
     def within(self) -> Tensor:
         """DFT beams that each wide one covers, int64 `[W, group]`."""
@@ -128,45 +119,6 @@ def _centres(places: int, group: int) -> Tensor:
     towards = torch.arange(used)[:, None] * group + (group - 1) / 2
     phase = 2 * math.pi * towards * torch.arange(places) / places
     return torch.polar((torch.arange(places) < used) * used**-0.5 + 0 * phase, phase)
-
-
-# --- what sounding costs --------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sounding:
-    """How often beams are sounded, and with which signal.
-
-    Attributes:
-        period_s: from one sounding to the next.
-        signal: `ssb`, 4 symbols a beam, in bursts as they are sent anyway; `csi-rs`, one symbol a beam.
-    """
-
-    period_s: float
-    signal: Literal["ssb", "csi-rs"] = "csi-rs"
-
-    def sweep_s(self, beams: float) -> float:
-        """How long it takes to sound so many beams."""
-        if self.signal == "ssb":
-            return SSB_BURST_S * beams / MOST_SSBS
-        return math.ceil(beams / SWEEP_SYMBOLS) * 14 * SYMBOL_S
-
-    def overhead(self, beams: float) -> float:
-        """Share of all symbols that sounding so many beams a period takes.
-
-        An analogue array sends nothing else in such a symbol.
-
-        Raises:
-            DefianceError: there aren't as many symbols, or more beams than a burst of SSBs has.
-        """
-        symbols = beams * (SSB_SYMBOLS if self.signal == "ssb" else 1)
-        share = symbols * SYMBOL_S / self.period_s
-        if share > 1 or (self.signal == "ssb" and beams > MOST_SSBS):
-            raise DefianceError(
-                f"{beams:g} beams by {self.signal} don't fit into {1e3 * self.period_s:g} ms; sound "
-                "fewer, or less often"
-            )
-        return share
 
 
 # --- the rules ------------------------------------------------------------------------------------------
@@ -208,6 +160,10 @@ class Policy(ABC):
         """Share of a sector's symbols that sounding takes; `Sounding.overhead` refuses too much."""
         return self.sounding.overhead(self.sounded(users))
 
+    def asked(self, memory: Any, users: int) -> float:
+        """Of the beams in `sounded` those for single users, after a choice; nan: this choice had none."""
+        return users * self.dedicated
+
     def delay_s(self, users: int, compute_s: float) -> float:
         """How old a measurement is when its choice begins to serve.
 
@@ -218,15 +174,16 @@ class Policy(ABC):
 
 @dataclass(frozen=True)
 class Exhaustive(Policy):
-    """Sounds all beams; the strongest serves."""
+    """Sounds all beams, or those of the first rows; the strongest serves."""
 
     book: Book
     sounding: Sounding
+    rows: int | None = None
 
     @property
     def common(self) -> float:  # type: ignore[override]
         """All."""
-        return self.book.narrow
+        return len(self.book.sweep(self.rows))
 
     def initial(self, users: int) -> Tensor:
         """How many users there are."""
@@ -234,7 +191,7 @@ class Exhaustive(Policy):
 
     def decide(self, memory: Tensor, listen: Listen) -> tuple[Tensor, Tensor]:
         """The strongest."""
-        everything = torch.arange(self.book.narrow).expand(len(memory), -1)
+        everything = self.book.sweep(self.rows).expand(len(memory), -1)
         return memory, listen(everything).argmax(-1, keepdim=True)
 
 
@@ -368,19 +325,30 @@ class Learned(Policy):
 
     def decide(self, memory: Tensor, listen: Listen) -> tuple[Tensor, Tensor]:
         """The beam of highest score at each of the coming instants, or the strongest of the best scored."""
-        newest = reported(listen(self.measured.expand(len(memory), -1)))[:, None]
-        memory = torch.cat([memory[:, 1:], newest], 1)
-        memory = torch.where(memory.isnan(), newest, memory)
-        seen = seen_by_model(memory, self.spread_db)
-        score = torch.empty(len(memory), self.instants, self.book.narrow)
+        memory = self.remembered(memory, reported(listen(self.measured.expand(len(memory), -1))))
+        if self.refined == 1:
+            return memory, self.scored(memory).argmax(-1)
+        likely = self.believed(memory).topk(self.refined, -1).indices
+        return memory, likely.gather(-1, listen(likely).argmax(-1, keepdim=True))
+
+    def remembered(self, reports: Tensor, newest: Tensor) -> Tensor:
+        """Reports `[U, history, M]` with the newest `[U, M]`, which stands for those that are missing."""
+        reports = torch.cat([reports[:, 1:], newest[:, None]], 1)
+        return torch.where(reports.isnan(), newest[:, None], reports)
+
+    def believed(self, reports: Tensor) -> Tensor:
+        """Shares that the model gives to all beams, mean over the coming instants, `[U, beams]`."""
+        return torch.softmax(self.scored(reports), -1).mean(1)
+
+    def scored(self, reports: Tensor) -> Tensor:
+        """Scores of all beams by every user's station, `[U, instants, beams]`."""
+        seen = seen_by_model(reports, self.spread_db)
+        score = torch.empty(len(reports), self.instants, self.book.narrow)
         for node in range(len(next(iter(self.parameters.values())))):
             mine = self.node == node
             one = {name: w[node : node + 1] for name, w in self.parameters.items()}
             score[mine] = scores(one, seen[mine][None], self.instants)[0]
-        if self.refined == 1:
-            return memory, score.argmax(-1)
-        likely = torch.softmax(score, -1).mean(1).topk(self.refined, -1).indices
-        return memory, likely.gather(-1, listen(likely).argmax(-1, keepdim=True))
+        return score
 
 
 def seen_by_model(reports_db: Tensor, spread_db: float) -> Tensor:
@@ -388,28 +356,7 @@ def seen_by_model(reports_db: Tensor, spread_db: float) -> Tensor:
     return features(reports_db.flatten(-2), -torch.inf, spread_db)
 
 
-def reported(measured_db: Tensor) -> Tensor:
-    """What a report says of beams `[..., M]`: the strongest to 1 dB, the others as steps below it."""
-    strongest = measured_db.amax(-1, keepdim=True).round()
-    below = ((strongest - measured_db) / DIFFERENCE_DB).round().clamp(0, 2**DIFFERENCE_BITS - 1)
-    return strongest - DIFFERENCE_DB * below
-
-
 # --- what they bring ------------------------------------------------------------------------------------
-
-
-def measured_snr_db(snr_db: Tensor, noise: Tensor) -> Tensor:
-    """An estimate from `PILOTS` resource elements, less the noise that is known to be in it.
-
-    A sum of PILOTS terms |h + n|^2 has mean P + 1 and variance (2 P + 1) / PILOTS, with P the SNR.
-
-    Args:
-        snr_db: `[...]`.
-        noise: standard normal, `[...]`.
-    """
-    power = torch.pow(10.0, snr_db / 10)
-    least = PILOTS**-0.5
-    return 10 * torch.log10((power + noise * ((2 * power + 1) / PILOTS).sqrt()).clamp(min=least / 10))
 
 
 def spectral_efficiency(snr_db: Tensor, config: RadioConfig) -> Tensor:
@@ -428,6 +375,7 @@ class Served:
         net_spectral_efficiency: less what sounding takes, `[U]` bit/s/Hz.
         lost_db: L1-RSRP difference to the best beam, mean over time, `[U]`.
         best_share: of the time, with the best beam, `[U]`.
+        overhead: share of the symbols that sounding took.
     """
 
     beam: Tensor
@@ -435,6 +383,7 @@ class Served:
     net_spectral_efficiency: Tensor
     lost_db: Tensor
     best_share: Tensor
+    overhead: float
 
 
 def serve(
@@ -471,21 +420,27 @@ def serve(
         raise DefianceError(f"{ticks * tick_s:g} s are over before the first choice serves; give more time")
     beam = torch.full((ticks, count), -1)
     memory = policy.initial(count)
+    asked: list[float] = []
     for begin in range(0, ticks - delay, period):
         now_db = snr_db[begin]
         noise = torch.randn(now_db.shape, generator=random.child(begin).generator())
         heard = measured_snr_db(now_db, noise)
         memory, chosen = policy.decide(memory, lambda beams, heard=heard: heard.gather(-1, beams))  # type: ignore[misc]
+        if begin >= first - delay or not asked:
+            asked.append(policy.asked(memory, users))
         last = min(begin + delay + period, ticks)
         part = torch.arange(last - begin - delay) * chosen.shape[1] // period
         beam[begin + delay : last] = chosen.T[part]
     served = snr_db[first:].gather(-1, beam[first:, :, None])[..., 0]
     best = snr_db[first:, :, : policy.book.narrow].amax(-1)
     rate = spectral_efficiency(served, config).mean(0)
+    single = [beams for beams in asked if not math.isnan(beams)]
+    overhead = policy.sounding.overhead(policy.common + sum(single) / max(1, len(single)))
     return Served(
         beam,
         rate,
-        rate * (1 - policy.overhead(users)),
+        rate * (1 - overhead),
         (best - served).mean(0),
         (served >= best).float().mean(0),
+        overhead,
     )

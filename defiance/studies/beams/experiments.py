@@ -5,6 +5,7 @@ Every part is a function of the configuration and its key alone, so parts run in
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from defiance.control.beam_events import Attentive, Watching
 from defiance.control.beam_learning import Samples, hits, scores, soft_loss
 from defiance.control.beams import (
     Exhaustive,
@@ -19,13 +21,12 @@ from defiance.control.beams import (
     Learned,
     Policy,
     Served,
-    Sounding,
     Tracking,
-    measured_snr_db,
-    reported,
     seen_by_model,
     serve,
+    spectral_efficiency,
 )
+from defiance.control.sounding import Sounding, measured_snr_db, reported
 from defiance.errors import DefianceError
 from defiance.hardware import STATION_SOC
 from defiance.learn.training import Parameters
@@ -47,12 +48,26 @@ from defiance.studies.beams.training import Recipe, Regime, at_every_node, poole
 
 TICK_S = 4e-3
 WARM_UP_S = 0.5
-PERIODS_S = (0.02, 0.04, 0.08)
-"""Of CSI-RS; 80 ms, 640 slots, is the longest (TS 38.331, CSI-ResourcePeriodicityAndOffset)."""
+PERIODS_S = (0.02, 0.04, 0.08, 0.16, 0.32, 0.64)
+"""Of CSI-RS; 80 ms, 640 slots, is the longest that repeats by itself (TS 38.331,
+CSI-ResourcePeriodicityAndOffset), beyond it each sounding is asked for (aperiodic)."""
 SSB_PERIODS_S = (0.02, 0.04)
 REFRESHES = (4, 16)
+STREETS = 3
+ROWS = (2, STREETS, None)
+"""Rows of beams in a sweep: the last of four looks up, where no streets are."""
 REFINED = (1, 4)
 AGAIN = "sounded again"
+WATCHED_S = (0.04, 0.08, 0.16)
+DROPS_DB = (2.0, 5.0)
+SWEEPS = (2, 4)
+"""Periods between sweeps of all beams, of rules and models that watch for a change between them."""
+CHANGES = (0.2, 0.5)
+CERTAINTY = 0.9
+MOST = 4
+"""Beams that a model asks for at once."""
+SWEEP, FIXED = "exhaustive-ssb", "ssb 20 ms"
+"""All beams in every burst of synchronisation blocks, 20 ms apart, as idle devices may assume them."""
 TEMPORAL_PERIOD_S = 0.08
 TOPS = (1, 3, 5)
 
@@ -122,8 +137,12 @@ def users_of(
     )
 
 
-def city_samples(config: Config, model: Model, city: str, purpose: str, count: int) -> tuple[Samples, Tensor]:
-    """Samples of every site that has enough, and the numbers of these sites."""
+@lru_cache(maxsize=32)
+def city_samples(
+    config: Config, kind: str, seed: int, city: str, purpose: str, count: int
+) -> tuple[Samples, Tensor]:
+    """Samples of every site that has enough, and the numbers of these sites; all regimes take the same."""
+    model = Model(kind, "any", seed)
     times_s = sampled_at_s(model)
     duration_s = float(times_s[-1]) + TICK_S
     users = users_of(config, city, purpose, count, duration_s, model.seed, *config.speeds_kmh)
@@ -166,18 +185,24 @@ def fit_model(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
     regime: Regime = "central"
     if model.regime == "array":
         waves = {"training": own.array_samples, "validation": max(200, own.array_samples // 10)}
-        samples, held = (array_samples(model, count, purpose) for purpose, count in waves.items())
+        samples, held = (
+            array_samples(model.kind, model.seed, count, purpose) for purpose, count in waves.items()
+        )
         recipe = replace(recipe, rounds=own.array_rounds, batch=4 * own.batch)
     else:
         finetuned = model.regime == "finetuned"
         city = config.unseen_city if finetuned else config.city
         # a quarter of the users is enough to see what fine-tuning in an unseen city recovers
         users = own.users // 4 if finetuned else own.users
-        samples, heard = city_samples(config, model, city, "training", users)
-        held, heard_too = city_samples(config, model, city, "validation", max(100, users // 5))
+        samples, heard = city_samples(config, model.kind, model.seed, city, "training", users)
+        held, heard_too = city_samples(
+            config, model.kind, model.seed, city, "validation", max(100, users // 5)
+        )
         held = for_sites(held, heard_too, heard)
         # a city's few walks would wear the array's pattern away: half of all samples stay plane waves
-        samples = with_waves(samples, array_samples(model, max(samples.count.tolist()), "city"))
+        samples = with_waves(
+            samples, array_samples(model.kind, model.seed, max(samples.count.tolist()), "city")
+        )
         before = replace(model, regime="central" if finetuned else "array")
         start = parts.get_tensors(before.key)
         assert start is not None
@@ -234,9 +259,11 @@ def with_waves(samples: Samples, waves: Samples) -> Samples:
     )
 
 
-def array_samples(model: Model, count: int, purpose: str) -> Samples:
-    """Samples of plane waves, which tell a model the array's pattern."""
-    random = stream(model.seed, "beams", "array", model.kind, purpose)
+@lru_cache(maxsize=8)
+def array_samples(kind: str, seed: int, count: int, purpose: str) -> Samples:
+    """Samples of plane waves, which tell a model the array's pattern; all regimes take the same."""
+    model = Model(kind, "array", seed)
+    random = stream(seed, "beams", "array", kind, purpose)
     snr_db = plane_waves(count, sampled_at_s(model), random.child("waves"))
     generator = random.child("noise").generator()
     snr_db = snr_db + HIGHEST_SNR_DB * torch.rand(count, 1, generator=generator)
@@ -279,8 +306,20 @@ def rules() -> dict[str, dict[str, Policy]]:
     """Every rule with all its settings."""
     sounded = {f"csi-rs {1e3 * s:g} ms": Sounding(s) for s in PERIODS_S}
     bursts = {f"ssb {1e3 * s:g} ms": Sounding(s, "ssb") for s in SSB_PERIODS_S}
+    swept: dict[str, Policy] = {
+        name + _rows(rows): Exhaustive(BOOK, how, rows) for name, how in sounded.items() for rows in ROWS
+    }
     return {
-        "exhaustive": {name: Exhaustive(BOOK, how) for name, how in (sounded | bursts).items()},
+        "exhaustive": swept | {name: Exhaustive(BOOK, how) for name, how in bursts.items()},
+        "watching": {
+            f"csi-rs {1e3 * s:g} ms, {drop_db:g} dB, all after {every}{_rows(rows)}": Watching(
+                BOOK, Sounding(s), drop_db, every, rows
+            )
+            for s in WATCHED_S
+            for drop_db in DROPS_DB
+            for every in SWEEPS
+            for rows in ROWS[1:]
+        },
         "hierarchical": {name: Hierarchical(BOOK, how) for name, how in sounded.items()},
         "tracking": {
             f"{name}, all after {every}": Tracking(BOOK, how, every)
@@ -290,19 +329,36 @@ def rules() -> dict[str, dict[str, Policy]]:
     }
 
 
+def _rows(rows: int | None) -> str:
+    """Of a setting's name."""
+    return f", {rows} rows" if rows else ""
+
+
 def learned(config: Config, model: Model, parameters: Parameters, site: Tensor) -> dict[str, Policy]:
     """A model with all its settings."""
     history, instants = model.shape
     nodes = len(next(iter(parameters.values())))
-    periods = (TEMPORAL_PERIOD_S,) if instants > 1 else PERIODS_S
-    return {
-        f"csi-rs {1e3 * period_s:g} ms" + (f", {refined} {AGAIN}" if refined > 1 else ""): Learned(
+
+    def own(made: type[Learned], period_s: float, refined: int, **more: Any) -> Learned:
+        return made(
             BOOK, parameters, site if nodes > 1 else torch.zeros_like(site), Sounding(period_s), BOOK.wide,
-            history, instants, SPREAD_DB, decision_operations(config, model.kind), refined,
-        )
-        for period_s in periods
+            history, instants, SPREAD_DB, decision_operations(config, model.kind), refined, **more,
+        )  # fmt: skip
+
+    always: dict[str, Policy] = {
+        f"csi-rs {1e3 * s:g} ms" + (f", {refined} {AGAIN}" if refined > 1 else ""): own(Learned, s, refined)
+        for s in ((TEMPORAL_PERIOD_S,) if instants > 1 else PERIODS_S)
         for refined in REFINED
-    }  # fmt: skip
+    }
+    changed: dict[str, Policy] = {
+        f"csi-rs {1e3 * s:g} ms, up to {MOST} {AGAIN} at {change:g}, all after {every}{_rows(STREETS)}": own(
+            Attentive, s, MOST, change=change, certainty=CERTAINTY, every=every, rows=STREETS
+        )
+        for s in ((TEMPORAL_PERIOD_S,) if instants > 1 else WATCHED_S)
+        for change in CHANGES
+        for every in SWEEPS
+    }
+    return always | changed
 
 
 def judge(
@@ -315,92 +371,111 @@ def judge(
 ) -> dict[str, Any]:
     """Every rule and model on the walks of test, with the setting that was best on those of validation.
 
-    Returns:
-        For every rule, `exhaustive-ssb` (each burst of 20 ms, as it comes) and model key: its setting, and
-        one number per seed of each of the columns below; `once` is `net` of the best setting that sounds no
-        beams a second time.
-    """
-    found: dict[str, Any] = {}
-    radio = RadioConfig()
+    A model's setting is chosen with the weights of its first training seed; test seed s takes the weights of
+    training seed s mod `training.seeds`.
 
-    def run(
-        name: str, policies: dict[str, Policy], snr_db: Tensor, seed: int, busy_s: float, into: Any
-    ) -> None:
-        for setting, policy in policies.items():
-            result = serve(
+    Returns:
+        `users`, how many of each seed are on each test walk. For every rule, `exhaustive-ssb` (each burst of
+        20 ms, as it comes), and `kind/regime`: its setting, and sums over users, by seed and walk, of the
+        columns below; `once` is `net` of the best setting that sounds no beams a second time.
+    """
+    radio = RadioConfig()
+    ours = walks_for(walks_of(city), "test")
+
+    def serving(policies: dict[str, Policy], snr_db: Tensor, seed: int, busy_s: float) -> dict[str, Served]:
+        return {
+            setting: serve(
                 policy, snr_db, TICK_S, radio, stream(seed, "beams", "measurements"),
                 users=config.users_per_sector, compute_s=busy_s, warm_up_s=WARM_UP_S,
-            )  # fmt: skip
-            into.setdefault(name, {}).setdefault(setting, []).append((policy, result))
+            )
+            for setting, policy in policies.items()
+        }  # fmt: skip
 
-    results: dict[str, dict[str, list[tuple[Policy, Served]]]] = {}
+    kinds = dict.fromkeys((model.kind, model.regime) for model in models)
     weights = {model: parts.get_tensors(model.key) for model in models}
-    validated: dict[str, float] = {}
-    alone: dict[str, str] = {}
-    best: dict[str, str] = {"exhaustive-ssb": "ssb 20 ms"}
-    for purpose, numbers in (("validation", range(config.validation_seeds)), ("test", seeds)):
-        results = {}
-        for seed in numbers:
-            users = users_of(config, city, purpose, config.users, config.duration_s, seed, speed_kmh)
-            times_s = torch.arange(0, config.duration_s, TICK_S)
-            snr_db = beam_gain_db(walks_of(city), users, times_s) + config.gain_to_snr_db
-            site = walks_of(city).cell_site[users.cell]
-            for name, policies in (rules() | {"exhaustive-ssb": rules()["exhaustive"]}).items():
-                kept = policies if purpose == "validation" else {best[name]: policies[best[name]]}
-                run(name, kept, snr_db, seed, 0.0, results)
-            for model in models:
-                if purpose == "test" and model.seed != seed % config.training.seeds:
-                    continue
+    of_rules = rules() | {SWEEP: {FIXED: rules()["exhaustive"][FIXED]}}
+
+    def candidates(seed: int, site: Tensor) -> Iterator[tuple[str, dict[str, Policy], float]]:
+        for name, policies in of_rules.items():
+            yield name, policies, 0.0
+        for kind, regime in kinds:
+            parameters = weights[Model(kind, regime, seed)]
+            assert parameters is not None
+            policies = learned(config, Model(kind, regime, seed), parameters, site)
+            yield f"{kind}/{regime}", policies, compute_s(config, kind)
+
+    def drawn(purpose: str, seed: int) -> tuple[Users, Tensor]:
+        users = users_of(config, city, purpose, config.users, config.duration_s, seed, speed_kmh)
+        times_s = torch.arange(0, config.duration_s, TICK_S)
+        return users, beam_gain_db(walks_of(city), users, times_s) + config.gain_to_snr_db
+
+    net: dict[str, dict[str, float]] = {}
+    for seed in range(config.validation_seeds):
+        users, snr_db = drawn("validation", seed)
+        for name, policies, busy_s in candidates(0, walks_of(city).cell_site[users.cell]):
+            for setting, served in serving(policies, snr_db, seed, busy_s).items():
+                own = net.setdefault(name, dict.fromkeys(policies, 0.0))
+                own[setting] += float(served.net_spectral_efficiency.mean()) / config.validation_seeds
+    best = {name: max(own, key=lambda setting, own=own: own[setting]) for name, own in net.items()}  # type: ignore[misc]
+    alone = {
+        name: max((s for s in own if AGAIN not in s), key=lambda setting, own=own: own[setting])  # type: ignore[misc]
+        for name, own in net.items()
+    }
+    found: dict[str, Any] = {"users": []}
+    for seed in seeds:
+        users, snr_db = drawn("test", seed)
+        site, place = walks_of(city).cell_site[users.cell], (users.walk[:, None] == ours).double()
+        found["users"].append(place.sum(0).tolist())
+
+        def by_walk(values: Tensor, place: Tensor = place) -> list[float]:
+            sums: list[float] = (values.double() @ place).tolist()
+            return sums
+
+        trained = seed % config.training.seeds
+        columns: dict[str, Tensor]
+        for name, policies, busy_s in candidates(trained, site):
+            policy = policies[best[name]]
+            wanted = {setting: policies[setting] for setting in (best[name], alone[name])}
+            all_served = serving(wanted, snr_db, seed, busy_s)
+            served = all_served[best[name]]
+            columns = {
+                "net": served.net_spectral_efficiency,
+                "once": all_served[alone[name]].net_spectral_efficiency,
+                "spectral_efficiency": served.spectral_efficiency,
+                "lost_db": served.lost_db,
+                "best_share": served.best_share,
+                "overhead": torch.full((len(users),), served.overhead),
+            }
+            if name in found:
+                kept = found[name]
+            else:
+                kept = found[name] = {
+                    "setting": best[name],
+                    "once_setting": alone[name],
+                    "validation_net": net[name][best[name]],
+                    "delay_s": policy.delay_s(config.users_per_sector, busy_s),
+                    "period_s": policy.sounding.period_s,
+                    "report_bits": policy.report_bits,
+                }
+            if "/" in name:
+                kind, regime = name.split("/")
+                model = Model(kind, regime, trained)
                 parameters = weights[model]
                 assert parameters is not None
-                policies = learned(config, model, parameters, site)
-                kept = policies
-                if purpose == "test":
-                    kept = {name: policies[name] for name in {best[model.key], alone[model.key]}}
-                run(model.key, kept, snr_db, seed, compute_s(config, model.kind), results)
-                if purpose == "test":
-                    tops = accuracy(model, parameters, snr_db, site, seed)
-                    for name, values in tops.items():
-                        found.setdefault(f"tops/{model.key}", {}).setdefault(name, []).append(values)
-        if purpose == "validation":
-            for name, settings in results.items():
-                net = {
-                    setting: sum(float(r.net_spectral_efficiency.mean()) for _, r in done)
-                    for setting, done in settings.items()
-                }
-                best.setdefault(name, max(net, key=lambda setting: net[setting]))
-                once = [setting for setting in net if AGAIN not in setting]
-                alone[name] = max(once, key=lambda setting: net[setting])
-                validated[name] = net[best[name]] / config.validation_seeds
-    for name, settings in results.items():
-        setting = best[name]
-        done = settings[setting]
-        policy = done[0][0]
-        found[name] = {
-            "setting": setting,
-            "validation_net": validated[name],
-            "overhead": policy.overhead(config.users_per_sector),
-            "delay_s": policy.delay_s(
-                config.users_per_sector, compute_s(config, name.split("/")[0]) if "/" in name else 0.0
-            ),
-            "period_s": policy.sounding.period_s,
-            "report_bits": policy.report_bits,
-            "net": [float(r.net_spectral_efficiency.mean()) for _, r in done],
-            "once": [
-                float(r.net_spectral_efficiency.mean())
-                for _, r in settings.get(alone.get(name, setting), done)
-            ],
-            "spectral_efficiency": [float(r.spectral_efficiency.mean()) for _, r in done],
-            "lost_db": [float(r.lost_db.mean()) for _, r in done],
-            "best_share": [float(r.best_share.mean()) for _, r in done],
-        }
+                columns |= accuracy(model, parameters, snr_db, site, seed)
+            for column, values in columns.items():
+                kept.setdefault(column, []).append(by_walk(values))
+        best_db = snr_db[round(WARM_UP_S / TICK_S) :, :, : BOOK.narrow].amax(-1)
+        most = spectral_efficiency(best_db, radio).mean(0)
+        genie = found.setdefault("genie", {"net": []})
+        genie["net"].append(by_walk(most))
     return found
 
 
 def accuracy(
     model: Model, parameters: Parameters, snr_db: Tensor, site: Tensor, seed: int
-) -> dict[str, float]:
-    """Share of the best beam among the model's first K, mean over the instants that it predicts."""
+) -> dict[str, Tensor]:
+    """Share of the best beam among the model's first K, mean over the instants that it predicts, `[U]`."""
     at = (sampled_at_s(model) / TICK_S).round().long()
     if at[-1] >= len(snr_db):
         raise DefianceError("duration_s is too short for a sample; give more than 1 s")
@@ -411,4 +486,4 @@ def accuracy(
         mine = node == number
         one = {name: weight[number : number + 1] for name, weight in parameters.items()}
         score[mine] = scores(one, seen[mine][None], model.shape[1])[0]
-    return {f"top{most}": float(hits(score, power_db, most).float().mean()) for most in TOPS}
+    return {f"top{most}": hits(score, power_db, most).float().mean(-1) for most in TOPS}

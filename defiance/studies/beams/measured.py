@@ -155,15 +155,22 @@ def judged(site: Site, rows: Tensor, score: Tensor) -> dict[str, Tensor]:
     return found | {f"top{most}": hits(score, power_db, most).float() for most in TOPS}
 
 
+def fold_of(site: BeamRecording) -> Tensor:
+    """Fold of every row of a site, int64 [n]."""
+    return folds(site.sequence, stream(0, "deepsense", "folds", site.scenario))
+
+
 def by_sequence(
     sites: Sequence[BeamRecording], rows: Sequence[Tensor], found: Sequence[dict[str, Tensor]]
 ) -> dict[str, Any]:
     """Means over the judged rows of every sequence, sites one after the other."""
-    columns: dict[str, list[float]] = {"site": [], "rows": []}
+    columns: dict[str, list[float]] = {"site": [], "fold": [], "rows": []}
     for site, kept, values in zip(sites, rows, found, strict=True):
         names, index = site.sequence[kept].unique(return_inverse=True)
         count = torch.bincount(index).double()
         columns["site"] += [site.scenario] * len(names)
+        fold = torch.zeros_like(names).index_copy_(0, index, fold_of(site)[kept])
+        columns["fold"] += fold.tolist()
         columns["rows"] += count.tolist()
         for name, value in values.items():
             total = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, value.double())
@@ -171,20 +178,19 @@ def by_sequence(
     return columns
 
 
-def evaluate(config: Any, model: str, part: str, regime: Regime, seed: int) -> dict[str, Any]:
+def evaluate(config: Any, model: str, part: str, regime: Regime) -> dict[str, Any]:
     """One rule, or one kind of model under one regime, on all folds; see `by_sequence`.
+
+    Every fold has weights and batches of its own.
 
     Args:
         config: of the study.
         model: of `RULES` or `MODELS`.
         part: of the beams that is measured, of `MEASURED`.
         regime: who trains; of no meaning for a rule.
-        seed: of weights and batches; folds are the same for all.
     """
     recordings = read_deepsense(data_folder() / "deepsense6g")
-    sites = [
-        Site(r.power_db, folds(r.sequence, stream(0, "deepsense", "folds", r.scenario))) for r in recordings
-    ]
+    sites = [Site(r.power_db, fold_of(r)) for r in recordings]
     beams = measured_beams(MEASURED[part])
     training = config.measured
     rows = [(site.fold < training.folds).nonzero().squeeze(1) for site in sites]  # of the folds in test
@@ -197,7 +203,7 @@ def evaluate(config: Any, model: str, part: str, regime: Regime, seed: int) -> d
     score_of = [torch.full_like(site.power_db, math.nan) for site in sites]
     chosen = []
     for fold in range(training.folds):
-        random = stream(seed, "deepsense", model, part, regime, fold)
+        random = stream(0, "deepsense", model, part, regime, fold)
         tried = []
         for setting in SETTINGS[model] if training.tune and part == "quarter" else SETTINGS[model][:1]:
             recipe = Recipe(

@@ -29,7 +29,7 @@ class Training:
     learning_rate: float = field(
         default=2e-3, metadata={"min": 1e-6, "max": 1.0, "help": "of Adam at the start"}
     )
-    seeds: int = field(default=1, metadata={"min": 1, "max": 100, "help": "models of a kind and regime"})
+    seeds: int = field(default=4, metadata={"min": 1, "max": 100, "help": "models of a kind and regime"})
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Config:
         default=("local", "federated", "gossip", "central"), metadata={"help": "who trains"}
     )
     validation_seeds: int = field(
-        default=2, metadata={"min": 1, "max": 20, "help": "on which rules are tuned"}
+        default=2, metadata={"min": 1, "max": 20, "help": "on which rules and models are tuned"}
     )
     training: Training = Training()
     measured: Measured = Measured()
@@ -91,7 +91,7 @@ SMALL = replace(
     regimes=("federated", "central"),
     validation_seeds=1,
     training=replace(
-        FULL.training, users=1000, array_samples=4000, array_rounds=12, rounds=6, steps_per_round=20, seeds=1
+        FULL.training, users=1000, array_samples=4000, array_rounds=12, rounds=6, steps_per_round=20, seeds=2
     ),
     measured=replace(FULL.measured, folds=1, tune=False, rounds=20),
 )

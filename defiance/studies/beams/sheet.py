@@ -5,26 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
-from defiance.control.beams import DIFFERENCE_BITS, RSRP_BITS
+from defiance.control.sounding import DIFFERENCE_BITS, RSRP_BITS
 from defiance.hardware import BACKHAUL, SERVER_CPU, STATION_SOC, UE_REPORT
 from defiance.kpm import (
     METRICS,
     Curve,
     Row,
+    crossed_interval,
     mean_interval,
     operations_until_converged,
-    paired_interval,
 )
 from defiance.link import Deliveries, LossyLink
 from defiance.meter import operations_of
 from defiance.studies.beams.channels import BOOK
-from defiance.studies.beams.experiments import Model, decision_operations, layers
+from defiance.studies.beams.experiments import SWEEP, Model, decision_operations, layers
 from defiance.studies.beams.measured import MEASURED, MODELS, REGIMES, TOPS
 from defiance.studies.beams.settings import Config
 from defiance.studies.beams.training import SHARING
@@ -43,11 +45,10 @@ UNITS = {
 }
 """Units of metrics that are this study's own; the others have none."""
 
-RULES = ("exhaustive", "hierarchical", "tracking")
-SWEEP = "exhaustive-ssb"
-"""All beams in every burst of synchronisation blocks, 20 ms apart, as idle devices may assume them."""
+RULES = ("exhaustive", "watching", "hierarchical", "tracking")
 
 Interval = tuple[float, float, float]
+Table = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -97,97 +98,72 @@ def scenario_of(city: str, speed_kmh: float) -> str:
 # --- what it brings -------------------------------------------------------------------------------------
 
 
-def by_seed(
-    judged: Mapping[str, Any], results: Results, column: str
-) -> dict[tuple[str, str], np.ndarray[Any, Any]]:
-    """One column of all candidates by test seed, `[seeds]`: rules, and models of every regime."""
-    found = {(name, "none"): np.array(judged[name][column]) for name in (SWEEP, *RULES)}
-    for kind, regime in dict.fromkeys((m.kind, m.regime) for m in results.trained if m.key in judged):
-        models = [m for m in results.trained if (m.kind, m.regime) == (kind, regime)]
-        taken = dict.fromkeys(range(len(models)), 0)
-        values = []
-        for seed in results.seeds:
-            which = seed % len(models)
-            values.append(judged[models[which].key][column][taken[which]])
-            taken[which] += 1
-        found[kind, regime] = np.array(values)
-    return found
+def table(results: Results, judged: Mapping[str, Any], candidate: str, column: str) -> Table:
+    """A column's sums over users, `[training seeds, walks]`: test seeds with the same weights together."""
+    found = np.array(judged[candidate][column] if candidate else judged[column])
+    own = results.config.training.seeds
+    return np.stack([found[np.array(results.seeds) % own == trained].sum(0) for trained in range(own)])
 
 
-def carried(judged: Mapping[str, Any]) -> dict[str, Any]:
-    """What was judged in the unseen city, without regimes whose stations keep weights of their own there.
-
-    They are Munich's stations' weights, and no station of another city has a claim to one of them.
-    """
-    return {
-        key: found for key, found in judged.items() if not {"local", "gossip"}.intersection(key.split("/"))
-    }
+def kinds(judged: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Kind and regime of every model that was judged."""
+    return [tuple(name.split("/")) for name in judged if "/" in name]  # type: ignore[misc]
 
 
 def judged_rows(results: Results) -> Iterator[Row]:
-    """Rows of the walks."""
+    """Rows of the walks; intervals over training seeds, with users of their own, and over walks."""
     n = len(results.seeds)
     for (city, speed_kmh), judged in results.judged.items():
         scenario = scenario_of(city, speed_kmh)
         home = city == results.config.city
+        of = partial(table, results, judged)
+        users = of("", "users")
         columns = {
             "net_spectral_efficiency": "net",
             "performance" if home else "generalisation": "net",
             "spectral_efficiency": "spectral_efficiency",
             "rsrp_difference": "lost_db",
             "best_beam_share": "best_share",
+            "sounding_overhead": "overhead",
         }
-        for metric, column in columns.items():
-            for (candidate, regime), values in by_seed(judged, results, column).items():
-                yield row(
-                    candidate, regime, scenario, "network", metric, mean_interval(values), n, "modelled"
-                )
-        net = by_seed(judged, results, "net")
-        rule = best_rule(net)
-        for (candidate, regime), values in net.items():
-            if regime == "none":
-                continue
-            share = mean_interval(values / net[SWEEP, "none"])
-            yield row(candidate, regime, scenario, "network", "share_of_exhaustive", share, n, "modelled")
-            once = by_seed(judged, results, "once")[candidate, regime] / net[SWEEP, "none"]
-            yield row(
-                candidate, regime, scenario, "network", "share_of_exhaustive_sounded_once",
-                mean_interval(once), n, "modelled",
-            )  # fmt: skip
-            gain = mean_interval(values / net[rule, "none"] - 1)
-            yield row(candidate, regime, scenario, "network", "gain_over_best_rule", gain, n, "modelled")
-        for name, found in judged.items():
-            if name.startswith("tops/"):
-                continue
-            candidate, regime, seed = (*name.split("/"), "none", "seed0")[:3]
-            if seed != "seed0":
-                continue
+        tops = {f"top{most}_share": f"top{most}" for most in TOPS}
+
+        def told(
+            candidate: str, regime: str, metric: str, values: Table, per: Table, at: str = scenario
+        ) -> Row:
+            return row(candidate, regime, at, "network", metric, crossed_interval(values, per), n, "modelled")
+
+        yield told("genie", "none", "net_spectral_efficiency", of("genie", "net"), users)
+        sweep, rule = of(SWEEP, "net"), of(best_rule(judged), "net")
+        for candidate, regime in [*((name, "none") for name in (SWEEP, *RULES)), *kinds(judged)]:
+            learned = regime != "none"
+            name = f"{candidate}/{regime}" if learned else candidate
+            for metric, column in (columns | (tops if learned else {})).items():
+                yield told(candidate, regime, metric, of(name, column), users)
+            net = of(name, "net")
+            yield told(candidate, regime, "gain_over_best_rule", net - rule, rule)
+            if learned:
+                yield told(candidate, regime, "share_of_exhaustive", net, sweep)
+                once = of(name, "once")
+                yield told(candidate, regime, "share_of_exhaustive_sounded_once", once, sweep)
+            found = judged[name]
             for metric, value in (
-                ("sounding_overhead", found["overhead"]),
                 ("sounding_period", found["period_s"]),
                 ("inference_latency", found["delay_s"]),
                 ("report_bits", found["report_bits"]),
             ):
                 yield row(candidate, regime, scenario, "base-station", metric, constant(value), 1, "modelled")
-        for kind, regime in dict.fromkeys((m.kind, m.regime) for m in results.trained if m.key in judged):
-            tops = [judged[f"tops/{m.key}"] for m in results.trained if (m.kind, m.regime) == (kind, regime)]
-            for most in TOPS:
-                values = np.concatenate([np.array(one[f"top{most}"]) for one in tops])
-                yield row(
-                    kind,
-                    regime,
-                    scenario,
-                    "network",
-                    f"top{most}_share",
-                    mean_interval(values),
-                    n,
-                    "modelled",
-                )
 
 
-def best_rule(net: Mapping[tuple[str, str], np.ndarray[Any, Any]]) -> str:
-    """The tuned rule of highest mean."""
-    return max(RULES, key=lambda rule: float(net[rule, "none"].mean()))
+def best_rule(judged: Mapping[str, Any]) -> str:
+    """The tuned rule of highest mean on test walks: in the rules' favour."""
+    return max(RULES, key=lambda rule: float(np.sum(judged[rule]["net"])))
+
+
+def best_model(judged: Mapping[str, Any]) -> tuple[str, str]:
+    """Kind and regime that were best on validation walks."""
+    kind, regime = max(kinds(judged), key=lambda one: float(judged["/".join(one)]["validation_net"]))
+    return kind, regime
 
 
 # --- what it costs --------------------------------------------------------------------------------------
@@ -265,14 +241,31 @@ def cost(results: Results, model: Model) -> dict[str, float]:
 # --- measured beams -------------------------------------------------------------------------------------
 
 
+def by_fold(found: Mapping[str, Any], values: ArrayLike, site: int | None = None) -> Interval:
+    """Mean over sequences and its interval over folds, whose models are trained apart; of one, sequences.
+
+    Args:
+        found: see `measured.evaluate`.
+        values: of all sequences, `[sequences]`.
+        site: that alone.
+    """
+    mine = np.array(found["site"]) == site if site is not None else np.full(len(found["site"]), True)
+    own = np.asarray(values, dtype=np.float64)[mine]
+    fold = np.array(found["fold"])[mine]
+    if len(set(fold.tolist())) == 1:
+        return mean_interval(own)
+    groups = [fold == number for number in np.unique(fold)]
+    return crossed_interval([[own[group].sum() for group in groups]], [[group.sum() for group in groups]])
+
+
 def measured_rows(results: Results) -> Iterator[Row]:
     """Rows of DeepSense: means over sequences, and differences by sequence."""
     for (model, part, regime), found in results.measured.items():
-        scenario, n = f"deepsense/{part}", len(found["loss"])
+        scenario, n = f"deepsense/{part}", len(found["site"])
         shown = "none" if model not in MODELS else regime
         columns = {"rsrp_difference": "loss"} | {f"top{most}_share": f"top{most}" for most in TOPS}
         for metric, column in columns.items():
-            interval = mean_interval(found[column])
+            interval = by_fold(found, found[column])
             yield row(model, shown, scenario, "network", metric, interval, n, "measured")
         others = {
             "rsrp_difference_less_mlp": ("mlp", part, regime) if model == "learned" else None,
@@ -280,17 +273,14 @@ def measured_rows(results: Results) -> Iterator[Row]:
         }
         for metric, other in others.items():
             if model in MODELS and other is not None and other in results.measured:
-                interval = paired_interval(found["loss"], results.measured[other]["loss"])
-                yield row(model, shown, scenario, "network", metric, interval, n, "measured")
+                less = np.subtract(found["loss"], results.measured[other]["loss"])
+                yield row(model, shown, scenario, "network", metric, by_fold(found, less), n, "measured")
         if model == "learned" and regime == "federated" and (model, part, "local") in results.measured:
-            local = np.array(results.measured[model, part, "local"]["loss"])
-            site = np.array(found["site"])
-            for number in np.unique(site).tolist():
-                mine = site == number
-                interval = paired_interval(np.array(found["loss"])[mine], local[mine])
+            less = np.subtract(found["loss"], results.measured[model, part, "local"]["loss"])
+            for number in dict.fromkeys(found["site"]):
                 yield row(
                     model, shown, f"{scenario}/scenario{number}", "network", "rsrp_difference_less_local",
-                    interval, int(mine.sum()), "measured",
+                    by_fold(found, less, number), found["site"].count(number), "measured",
                 )  # fmt: skip
 
 
@@ -343,18 +333,20 @@ def _walked(
 ) -> str:
     """What the model that was best on validation walks brings on those of test."""
     judged, scenario = results.judged[city, speed_kmh], scenario_of(city, speed_kmh)
-    models = [m for m in results.trained if m.key in judged]
-    model = max(models, key=lambda m: float(judged[m.key]["validation_net"]))
-    share = found[model.kind, model.regime, scenario, "share_of_exhaustive"]
-    once = found[model.kind, model.regime, scenario, "share_of_exhaustive_sounded_once"]
-    gain = found[model.kind, model.regime, scenario, "gain_over_best_rule"]
-    rule = best_rule(by_seed(judged, results, "net"))
+    kind, regime = best_model(judged)
+    share = found[kind, regime, scenario, "share_of_exhaustive"]
+    once = found[kind, regime, scenario, "share_of_exhaustive_sounded_once"]
+    gain = found[kind, regime, scenario, "gain_over_best_rule"]
+    rule = best_rule(judged)
+    left = found["genie", "none", scenario, "net_spectral_efficiency"].mean
+    left = left / found[rule, "none", scenario, "net_spectral_efficiency"].mean - 1
     return (
         f"{_name(city)}, {speed_kmh:g} km/h: the model that was best on validation walks "
-        f"({model.kind}, {model.regime}) has {_percent(share)} of the net spectral efficiency of a "
+        f"({kind}, {regime}) has {_percent(share)} of the net spectral efficiency of a "
         f"full sweep in every SSB burst, {_percent(once)} with an eighth of the beams sounded and "
-        f"no more, and {_percent(gain, '+')} against the best tuned rule ({rule}, "
-        f"{judged[rule]['setting']})."
+        f"no more, and {100 * gain.mean:+.2f} % [{100 * gain.ci_low:+.2f}, {100 * gain.ci_high:+.2f}] "
+        f"against the best tuned rule ({rule}, {judged[rule]['setting']}), over which the best beam at no "
+        f"cost has {100 * left:+.2f} %."
     )
 
 
@@ -364,10 +356,10 @@ def _first(found: Mapping[tuple[str, str, str, str], Row], results: Results) -> 
     for city, speed_kmh in results.judged:
         if city == results.config.city:
             judged, scenario = results.judged[city, speed_kmh], scenario_of(city, speed_kmh)
-            model = max(results.trained, key=lambda m: float(judged[m.key]["validation_net"]))
-            gains.append(found[model.kind, model.regime, scenario, "gain_over_best_rule"])
-            shares.append(found[model.kind, model.regime, scenario, "share_of_exhaustive"])
-            own = found[model.kind, model.regime, scenario, "sounding_overhead"].mean
+            model = best_model(judged)
+            gains.append(found[*model, scenario, "gain_over_best_rule"])
+            shares.append(found[*model, scenario, "share_of_exhaustive"])
+            own = found[*model, scenario, "sounding_overhead"].mean
             bursts = found["exhaustive-ssb", "none", scenario, "sounding_overhead"].mean
             stay.append(100 * shares[-1].mean * (1 - own - bursts) / (1 - own))
     more = sum(row.ci_low > 1 for row in shares)

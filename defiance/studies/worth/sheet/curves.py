@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import contourpy
 import numpy as np
 
-from defiance.kpm import Curve
+from defiance.kpm import Curve, crossed_interval
 from defiance.studies.worth.settings import Config, Scenario, away_scenario, caps, home_scenarios
 from defiance.studies.worth.sheet.costs import cost, learned_running, rule_running
-from defiance.studies.worth.sheet.results import Results, at, crossed_interval, pictures
+from defiance.studies.worth.sheet.results import Results, at, pictures
 from defiance.studies.worth.sheet.rows import break_even, kinds, saved_per_user_w
 from defiance.studies.worth.worlds import scene_of
 

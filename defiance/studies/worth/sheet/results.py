@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from defiance.prices import CITED, Prices
 from defiance.scene.drive_fits import Calibration
@@ -71,29 +69,6 @@ def at(part: dict[str, Any], cap: float) -> dict[str, Any]:
     """What a part found under a cap."""
     found: dict[str, Any] = next(c for c in part["caps"] if c["cap"] == cap)
     return found
-
-
-def crossed_interval(samples: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean and 95 % interval over training seeds and test seeds, `[training seeds, seeds]`.
-
-    Both are random: the variance of the mean is the sum of what the test seeds' means and the training
-    seeds' means contribute (conservative: their common noise counts twice), with Satterthwaite's degrees of
-    freedom.
-    """
-    mean = float(samples.mean())
-    terms = [
-        (means.var(ddof=1) / len(means), len(means) - 1)
-        for means in (samples.mean(0), samples.mean(1))
-        if len(means) > 1
-    ]
-    variance = float(sum(v for v, _ in terms))
-    if not terms:
-        return mean, math.nan, math.nan
-    if variance == 0:
-        return mean, mean, mean
-    freedom = variance**2 / sum(v**2 / f for v, f in terms)
-    half = float(stdtrit(freedom, 0.975)) * math.sqrt(variance)
-    return mean, mean - half, mean + half
 
 
 def pictured(results: Results, scenario: Scenario) -> list[tuple[str, Model | None, list[float]]]:

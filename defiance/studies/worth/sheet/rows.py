@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from defiance.kpm import METRICS, Row, mean_interval
+from defiance.kpm import METRICS, Row, crossed_interval, mean_interval
 from defiance.network.loop import PERIOD_STEPS
 from defiance.prices import CITED
 from defiance.scene.drive_fits import Calibration
@@ -31,7 +31,7 @@ from defiance.studies.worth.sheet.costs import (
     rule_running,
     stations_j,
 )
-from defiance.studies.worth.sheet.results import Results, at, crossed_interval, pictures
+from defiance.studies.worth.sheet.results import Results, at, pictures
 from defiance.studies.worth.training import Model
 
 UNITS = {
