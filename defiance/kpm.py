@@ -140,6 +140,20 @@ _METRICS = (
         "failures_per_user_hour", "1/h", "Radio-link failures (T310 expiries) per user and hour.", "lower"
     ),
     Metric("throughput", "bit/s", "Mean rate delivered to a user.", "higher"),
+    Metric("cell_throughput", "bit/s", "Mean rate that a cell with users delivers.", "higher"),
+    Metric(
+        "rule_gain",
+        "",
+        "Share by which the network's KPI is better than under the tuned rule, paired by seed; below 0 the"
+        " rule wins.",
+        "higher",
+    ),
+    Metric(
+        "break_even_performance",
+        "",
+        "Performance of a model below which the tuned rule wins.",
+        "lower",
+    ),
     # channel feedback
     Metric(
         "nmse",
