@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from defiance.control.beam_learning import Samples, lost_db, scores, soft_loss
-from defiance.control.beams import Learned, Policy, measured_snr_db, reported, seen_by_model, serve
+from defiance.control.beams import Learned, Policy, seen_by_model, serve
 from defiance.control.experience import initial_parameters
+from defiance.control.sounding import measured_snr_db, reported
 from defiance.learn.training import Parameters
 from defiance.network.settings import RadioConfig
 from defiance.parts import Parts
@@ -44,25 +45,39 @@ EVERY = 10
 
 
 @dataclass(frozen=True)
-class Noisy(Learned):
+class Noisy(Policy):
     """A model that hears with an error.
 
     Attributes:
+        model: that chooses.
         noise_db: standard deviation of an error on every measured power.
         draws: of the errors.
     """
 
-    noise_db: float = 0.0
-    draws: torch.Generator | None = None
+    model: Learned
+    noise_db: float
+    draws: torch.Generator
 
-    def decide(self, memory: Tensor, listen: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """As of `Learned`."""
+    def __post_init__(self) -> None:
+        for name in ("book", "sounding", "common", "dedicated", "stages", "report_bits", "operations"):
+            object.__setattr__(self, name, getattr(self.model, name))
+
+    def initial(self, users: int) -> Any:
+        """The model's."""
+        return self.model.initial(users)
+
+    def decide(self, memory: Any, listen: Callable[[Tensor], Tensor]) -> tuple[Any, Tensor]:
+        """What the model decides on what it hears."""
 
         def heard(beams: Tensor) -> Tensor:
             found = listen(beams)
             return found + self.noise_db * torch.randn(found.shape, generator=self.draws)
 
-        return super().decide(memory, heard)
+        return self.model.decide(memory, heard)
+
+    def asked(self, memory: Any, users: int) -> float:
+        """The model's."""
+        return self.model.asked(memory, users)
 
 
 def of_study(config: Config) -> Any:
@@ -81,7 +96,7 @@ def train(config: Config, data: float, share: float, parts: Parts) -> dict[str, 
     """Trains on the first samples, chooses the round on other walks, and keeps the weights."""
     own, base = config.beams, of_study(config)
     samples, held = (
-        pooled(experiments.city_samples(base, MODEL, config.walks, purpose, count)[0])
+        pooled(experiments.city_samples(base, MODEL.kind, 0, config.walks, purpose, count)[0])
         for purpose, count in (("training", own.samples), ("validation", max(100, own.samples // 5)))
     )
     order = torch.randperm(len(samples.features), generator=stream(0, "quality", "beams").generator())
@@ -98,7 +113,7 @@ def train(config: Config, data: float, share: float, parts: Parts) -> dict[str, 
 @lru_cache(maxsize=1)
 def broken_station(config: Config) -> int:
     """The station that breaks: it serves most training users."""
-    samples, heard = experiments.city_samples(of_study(config), MODEL, config.walks, "training", 500)
+    samples, heard = experiments.city_samples(of_study(config), MODEL.kind, 0, config.walks, "training", 500)
     return int(heard[samples.count.argmax()])
 
 
@@ -115,11 +130,8 @@ def policy_of(
         kept = with_one(kept, other(kept, degradation["broken"]), broken_station(config), stations)
     plain = experiments.learned(of_study(config), MODEL, kept, site)[setting]
     assert isinstance(plain, Learned)
-    return Noisy(
-        **{name: getattr(plain, name) for name in plain.__dataclass_fields__},
-        noise_db=degradation.get("noise", 0.0),
-        draws=stream(0, "quality", "noise").generator(),
-    )
+    draws = stream(0, "quality", "noise").generator()
+    return Noisy(plain, degradation.get("noise", 0.0), draws)
 
 
 def other(parameters: Parameters, how: str) -> Parameters:
@@ -143,12 +155,22 @@ def heard(config: Config, purpose: str, seed: int) -> tuple[Tensor, Tensor]:
 def net(config: Config, policy: Policy, snr_db: Tensor, seed: int, late_s: float) -> Tensor:
     """Net spectral efficiency of every user, `[U]`."""
     base = of_study(config)
-    busy_s = late_s + (experiments.compute_s(base, MODEL.kind) if isinstance(policy, Learned) else 0.0)
+    busy_s = late_s + (
+        experiments.compute_s(base, MODEL.kind) if isinstance(policy, Learned | Noisy) else 0.0
+    )
     served = serve(
         policy, snr_db, TICK_S, RadioConfig(), stream(seed, "beams", "measurements"),
         users=base.users_per_sector, compute_s=busy_s, warm_up_s=WARM_UP_S,
     )  # fmt: skip
     return served.net_spectral_efficiency
+
+
+def trusting(policies: Mapping[str, Policy]) -> dict[str, Policy]:
+    """Settings in which the model's first choices serve, or are looked at, in every period.
+
+    Those that sweep all beams now and then hardly depend on the model: a bad one costs them nothing.
+    """
+    return {name: policy for name, policy in policies.items() if type(policy) is Learned}
 
 
 def tune(config: Config, parts: Parts) -> dict[str, Any]:
@@ -161,7 +183,7 @@ def tune(config: Config, parts: Parts) -> dict[str, Any]:
     reached: dict[str, float] = {}
     for seed in VALIDATION_SEEDS:
         snr_db, site = heard(config, "validation", seed)
-        models = experiments.learned(of_study(config), MODEL, kept, site)
+        models = trusting(experiments.learned(of_study(config), MODEL, kept, site))
         for name, policy in (rules | models).items():
             reached[name] = reached.get(name, 0.0) + float(net(config, policy, snr_db, seed, 0.0).mean())
     learned = [name for name in reached if name not in rules]
@@ -197,15 +219,16 @@ def received(policy: Noisy, snr_db: Tensor, late_s: float, seed: int) -> float:
     behind = round(late_s / TICK_S)
     now = torch.arange(0, len(snr_db) - behind, EVERY)
     noise = torch.randn(
-        len(now), snr_db.shape[1], len(policy.measured), generator=stream(seed, "heard").generator()
+        len(now), snr_db.shape[1], len(policy.model.measured), generator=stream(seed, "heard").generator()
     )
-    told = measured_snr_db(snr_db[now][..., policy.measured], noise)
+    told = measured_snr_db(snr_db[now][..., policy.model.measured], noise)
     told = told + policy.noise_db * torch.randn(told.shape, generator=stream(seed, "errors").generator())
-    seen = seen_by_model(reported(told)[..., None, :], policy.spread_db)
-    nodes, kept = len(policy.parameters["weight0"]), torch.empty(len(now), snr_db.shape[1], BOOK.narrow)
+    seen = seen_by_model(reported(told)[..., None, :], policy.model.spread_db)
+    model = policy.model
+    nodes, kept = len(model.parameters["weight0"]), torch.empty(len(now), snr_db.shape[1], BOOK.narrow)
     for node in range(nodes):
-        mine = policy.node == node
-        one = {name: weight[node : node + 1] for name, weight in policy.parameters.items()}
+        mine = model.node == node
+        one = {name: weight[node : node + 1] for name, weight in model.parameters.items()}
         kept[:, mine] = scores(one, seen[:, mine].flatten(0, 1)[None], 1)[0, :, 0].unflatten(
             0, (len(now), -1)
         )
