@@ -16,6 +16,9 @@ from defiance.learn.training import Parameters
 HUGE = 10.0
 """An update so many times longer than the median of those accepted is refused."""
 
+REMEMBERED = 100
+"""Lengths of accepted updates that tell what length is usual."""
+
 
 def check_update(node: str, update: Parameters, model: Parameters, version: int, versions: range) -> None:
     """Refuse what no honest node sends: to be called wherever weights come from another process.

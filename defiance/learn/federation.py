@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from defiance.errors import DefianceError
-from defiance.learn.aggregation import Aggregation, Follow, Mean, ServerStep, refusals
+from defiance.learn.aggregation import REMEMBERED, Aggregation, Follow, Mean, ServerStep, refusals
 from defiance.learn.compression import Compression, Dense
 from defiance.learn.environment import Environment, Wires
 from defiance.learn.local import Local, descend
@@ -28,9 +28,6 @@ from defiance.learn.training import Parameters
 from defiance.learn.vectors import Layout
 from defiance.link import Deliveries, Packets
 from defiance.seeding import Stream
-
-REMEMBERED = 100
-"""Lengths of accepted updates that tell what length is usual."""
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import repeat
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from defiance.errors import DefianceError
-from defiance.learn.training import Parameters, take_steps
-
-Batch = TypeVar("Batch")
+from defiance.learn.training import Batch, Parameters, take_steps
 
 
 @dataclass(frozen=True)

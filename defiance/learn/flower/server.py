@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from defiance.errors import DefianceError
-from defiance.learn.aggregation import Aggregation, check_update, named, refusals
+from defiance.learn.aggregation import REMEMBERED, Aggregation, check_update, named, refusals
 from defiance.learn.flower.messages import Ask, from_record, to_record
 from defiance.learn.training import Parameters, Schedule
 from defiance.learn.updates import MANY, Deployable, Progress, capped, implausible, length
@@ -392,7 +392,7 @@ def one_round(server: Server, training: Training, round_: int) -> Training:
         found,
         progress=progress.averaged([each.update for each in answers], weights, settings.average),
         counted=[round_ if n in there else before_it for n, before_it in enumerate(training.counted)],
-        lengths=[*training.lengths, *lengths][-100:],
+        lengths=[*training.lengths, *lengths][-REMEMBERED:],
     )
 
 
