@@ -6,6 +6,7 @@ differences are paired by seed.
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -36,9 +37,9 @@ RADIO = RadioConfig(
     subbands=13,
     link_adaptation="qam256",
     cqi_delay_s=AGE_S,
-    fairness_s=0.4,
+    fairness_s=0.2,
 )
-WARM_UP_S, DURATION_S = 0.4, 0.8
+WARM_UP_S, DURATION_S = 0.2, 0.4
 
 LOW, HIGH = Panel(4, 4, dual=True, element="38.901"), Panel(4, 16, element="38.901")
 L_BEAMS = LBeams(LOW, RADIO.subbands, beams=2, taps=4, coefficients=4)
@@ -158,15 +159,17 @@ def main() -> None:
     """Measures, prints, and writes all samples if asked to."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mumimo", description=__doc__.splitlines()[0])
     parser.add_argument("--city", default="munich", choices=("munich", "florence"))
+    parser.add_argument("--band", choices=tuple(SETTINGS), help="one carrier alone")
     parser.add_argument("--users", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    found = {band: measured(band, asked.city, asked.users, asked.seeds) for band in SETTINGS}
+    bands = [asked.band] if asked.band else list(SETTINGS)
+    found = {band: measured(band, asked.city, asked.users, asked.seeds) for band in bands}
     if asked.out:
         stored = {
-            "made_by": f"python -m benchmarks.mumimo --city {asked.city} --out {asked.out}",
+            "made_by": " ".join(["python -m benchmarks.mumimo", *sys.argv[1:]]),
             "users": asked.users,
             "units": "Mbit/s; streams at a time; reports in kbit/s per user",
             "runs": found,
