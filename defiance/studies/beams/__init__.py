@@ -11,6 +11,7 @@ Candidates: a sweep of all 64 beams in every burst of synchronisation blocks (`e
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from defiance import __version__
@@ -41,7 +42,7 @@ def run(
 
     Args:
         config: see `Config`.
-        seeds: of the test users.
+        seeds: of the test users; no more sets of weights are trained than there are seeds to meet them.
         parts: finished parts, read and added to.
         progress: is told how far the work is.
         workers: who computes the parts.
@@ -50,10 +51,12 @@ def run(
         DefianceError: the configuration asks for nothing, a city has no walks, or a recording is wrong.
     """
     check(config)
+    own = config.training
+    config = replace(config, training=replace(own, seeds=min(own.seeds, len(seeds))))
     if unmet := set(range(config.training.seeds)) - {seed % config.training.seeds for seed in seeds}:
         raise DefianceError(
             f"training.seeds is {config.training.seeds}, but no test seed meets models of {sorted(unmet)}; "
-            f"test with --seeds {config.training.seeds} or more, or lower training.seeds"
+            "test with seeds that follow each other"
         )
     cities = [config.city, *([config.unseen_city] if config.unseen_city else [])]
     for city in cities:
