@@ -12,7 +12,7 @@ from defiance.errors import DefianceError
 from defiance.network import reference
 from defiance.network.settings import RadioConfig
 from defiance.network.state import initial
-from defiance.network.world import draw_drop_worlds
+from defiance.network.world import World, draw_drop_worlds
 from defiance.radio.tr38901 import (
     INDOOR_DB_PER_M,
     INH,
@@ -303,6 +303,33 @@ def test_users_go_straight_on_and_stay_in_the_office() -> None:
     assert steps.std(dim=2).max() < 1e-3
     office = dropped("inh").route_m
     assert bool(((office >= 0) & (office <= torch.tensor([120.0, 50.0]))).all())
+
+
+@pytest.mark.parametrize("name", ["uma", "inh"])
+def test_many_users_are_the_same_but_numbered_as_the_map_lies(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = dropped(name, 500)
+    monkeypatch.setattr("defiance.network.world.CACHED_USERS", 499)
+    ordered = dropped.__wrapped__(name, 500)
+
+    def users(world: World) -> list[tuple[float, ...]]:
+        parts = world.floor[0, :, None], world.loss_db[0, :, None], world.speed_mps[0, :, None]
+        return [tuple(user) for user in torch.cat([*parts, world.route_m[0].flatten(1)], 1).tolist()]
+
+    assert users(drawn) != users(ordered)
+    assert sorted(users(drawn)) == sorted(users(ordered))
+    for unordered in ("fading_direction", "fading_phase", "background_load", "key"):
+        assert torch.equal(getattr(drawn, unordered), getattr(ordered, unordered))
+
+    def apart(world: World) -> float:
+        """Mean distance between users who follow each other on one storey."""
+        way_m = world.route_m[0, :, 0].double().diff(dim=0)
+        if world.lattice_m is not None:
+            way_m = nearest_image(way_m, world.lattice_m)
+        return way_m.norm(dim=-1)[world.floor[0].diff() == 0].mean().item()
+
+    assert apart(ordered) < 0.5 * apart(drawn)
 
 
 def test_a_place_is_the_same_for_whoever_returns() -> None:
