@@ -162,11 +162,69 @@ def first_sentences(count: int) -> Callable[[Sheet], str]:
     return lambda sheet: quoted(" ".join(sentences(sheet.verdict)[:count]))
 
 
+# --- training and quality -------------------------------------------------------------------------------
+
+
+def points(row: Row | None) -> str:
+    """A change in points with its interval, bold where it is resolved."""
+    if row is None:
+        return ""
+    text = f"{100 * row.mean:+.1f} [{100 * row.ci_low:+.1f}, {100 * row.ci_high:+.1f}]"
+    return f"**{text}**" if row.ci_low > 0 or row.ci_high < 0 else text
+
+
+def _by_scenario(rows: list[Row]) -> dict[str, dict[tuple[str, str], Row]]:
+    found: dict[str, dict[tuple[str, str], Row]] = {}
+    for row in rows:
+        found.setdefault(row.scenario, {})[row.candidate, row.regime] = row
+    return found
+
+
+def training(sheet: Sheet) -> str:
+    """Every effect's change of performance, function by function."""
+    rows = sheet.select(metric="performance_gain", node="network")
+    found = _by_scenario([row for row in rows if row.candidate != "rush hour"])
+    head = [f"{scenario}" for scenario in found]
+    lines = [f"| effect | {' | '.join(head)} |", "|---|" + "---|" * len(head)]
+    names = dict.fromkeys(name for of in found.values() for name in of)
+    for name in names:
+        if name != ("own cells", "fedavg"):
+            cells = [points(of.get(name)) for of in found.values()]
+            lines.append(f"| {name[1]}: {name[0]} | {' | '.join(cells)} |")
+    made_by = (
+        f"From `results/training.json`, made by `make results/training` ({len(sheet.seeds)} seeds, 95 % "
+        "intervals; points of performance against FedAvg\non the cells' own data, bold where resolved)."
+    )
+    return "\n\n".join([quoted(sheet.verdict), "\n".join(lines), made_by])
+
+
+def quality(sheet: Sheet) -> str:
+    """Every candidate's performance, and the network's gain over the rule, function by function."""
+    gains = _by_scenario(sheet.select(metric="rule_gain", node="network"))
+    reached = _by_scenario(sheet.select(metric="performance", node="network"))
+    lines = []
+    for scenario, of in gains.items():
+        lines += [f"| {scenario} | performance | network's KPI against the rule's |", "|---|---|---|"]
+        for name, gain in of.items():
+            change = points(gain).replace("]", "] %")
+            lines.append(f"| {name[0]} | {percent(reached[scenario][name], 1)} | {change} |")
+        lines.append("")
+    made_by = (
+        f"From `results/quality.json`, made by `make results/quality` ({len(sheet.seeds)} test seeds, 95 % "
+        "intervals, bold where resolved)."
+    )
+    return "\n\n".join([quoted(sheet.verdict), "\n".join(lines).strip(), made_by])
+
+
 PARTS = (
     Part("README.md", "worth", worth),
     Part("README.md", "coinference", first_sentences(3)),
     Part("README.md", "beams", first_sentences(4)),
     Part("README.md", "csi", first_sentences(4)),
+    Part("README.md", "training", first_sentences(1)),
+    Part("README.md", "quality", first_sentences(1)),
+    Part("docs/learning.md", "training", training),
+    Part("docs/learning.md", "quality", quality),
     Part("docs/coinference-study.md", "coinference", coinference),
 )
 PICTURES = (("worth", "outage-cut"), ("coinference", "accuracy-noise"))
