@@ -14,7 +14,7 @@ from defiance.errors import DefianceError
 from defiance.kpm import Row, Sheet
 from defiance.parts import Parts
 from defiance.studies import Silent, Workers, csi
-from defiance.studies.csi import costs
+from defiance.studies.csi import costs, experiments
 from defiance.studies.csi.data import precoders
 from defiance.studies.csi.settings import QUICK, Model, check, models
 from tests.csi_worlds import PANEL, SUBBANDS
@@ -151,3 +151,22 @@ def test_the_committed_sheet_meets_its_bar() -> None:
         assert gain.ci_low > 0
     away = committed.value("performance", candidate="dictionary", regime="central", scenario="florence/64bit")
     assert math.isfinite(away.mean)
+
+
+def test_a_walk_that_chooses_the_round_of_fine_tuning_does_not_train_it() -> None:
+    of = precoders(SMALL, SMALL.city)
+    links = of.part("training", 3)
+    training, choosing = experiments.without_one_walk(of, links)
+    assert not set(of.walk[training].tolist()) & set(of.walk[choosing].tolist())
+    assert torch.equal(torch.cat([training, choosing]).sort().values, links.sort().values)
+    alone = links[of.walk[links] == of.walk[links][0]]
+    assert all(torch.equal(some, alone) for some in experiments.without_one_walk(of, alone))
+
+
+def test_stations_gossip_with_their_nearest() -> None:
+    of = precoders(SMALL, SMALL.city)
+    linked = experiments.neighbours(of)
+    assert torch.equal(linked, linked.T) and int(linked.sum(1).min()) >= min(3, of.sites - 1)
+    place = of.site_position_m[:, :2].double()
+    apart = torch.cdist(place, place).fill_diagonal_(torch.inf)
+    assert bool(linked[torch.arange(of.sites), apart.argmin(1)].all())

@@ -32,6 +32,7 @@ class Precoders:
         cell: int64 [n].
         walk: int64 [n].
         cell_site: of every cell of the city, int64 [cells].
+        site_position_m: [sites, 3].
         walks: how many the city has.
     """
 
@@ -40,6 +41,7 @@ class Precoders:
     cell: Tensor
     walk: Tensor
     cell_site: Tensor
+    site_position_m: Tensor
     walks: int
 
     def __len__(self) -> int:
@@ -93,7 +95,7 @@ def precoders(config: Config, city: str) -> Precoders:
     )  # fmt: skip
     w = torch.cat([eigenvectors(some) for some in found.split(1000)])
     middle = found[..., BLOCKS_PER_SUBBAND // 2 :: BLOCKS_PER_SUBBAND].clone()
-    return Precoders(w, middle, cell, walk[place], walks.cell_site, count)
+    return Precoders(w, middle, cell, walk[place], walks.cell_site, walks.site_position_m, count)
 
 
 def cell_power(walks: Walks, paths: Paths) -> Tensor:

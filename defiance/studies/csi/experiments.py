@@ -15,7 +15,7 @@ from defiance.control.csi.networks import Network, Neural, pictures
 from defiance.control.csi.precoding import at_snr, spectral_efficiency
 from defiance.control.csi.rules import Feedback, TypeOne, tuned
 from defiance.control.csi.targets import SUBBANDS, nmse, sgcs, spatial_basis
-from defiance.learn.topology import ring
+from defiance.learn.topology import gossip, nearest
 from defiance.learn.training import Fit, Parameters, Schedule, federated_mixing, fit
 from defiance.link import LossyLink, Packets
 from defiance.meter import Meter
@@ -163,6 +163,19 @@ def some_walks(config: Config, of: Precoders, seed: int) -> Tensor:
     return training[torch.isin(of.walk[training], kept)]
 
 
+def without_one_walk(of: Precoders, links: Tensor) -> tuple[Tensor, Tensor]:
+    """Links to train on, and those of one walk to choose the round by; of a single walk all do both."""
+    last = links[of.walk[links] == of.walk[links].max()]
+    rest = links[of.walk[links] != of.walk[links].max()]
+    return (rest, last) if len(rest) else (links, links)
+
+
+def neighbours(of: Precoders) -> Tensor:
+    """Which sites talk to each other over Xn: everyone with its nearest three, bool [sites, sites]."""
+    place = of.site_position_m[:, :2].double()
+    return nearest(torch.cdist(place, place), min(3, of.sites - 1))
+
+
 # --- training -----------------------------------------------------------------------------------------
 
 
@@ -180,10 +193,9 @@ def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
     """Trains one model (or one per station), books what it took, keeps its weights, and judges it."""
     settings, away = config.training, model.regime in AWAY
     of = precoders(config, config.unseen_city if away else config.city)
-    training = some_walks(config, of, model.seed) if away else of.part("training", model.seed)
-    validation = training[::5] if away else of.part("validation", model.seed)
+    training, validation = of.part("training", model.seed), of.part("validation", model.seed)
     if away:
-        training = training[torch.arange(len(training)) % 5 > 0]
+        training, validation = without_one_walk(of, some_walks(config, of, model.seed))
     nodes = 1 if away or model.regime == "central" else of.sites
     shape = config.model(model.name, model.bits)
     random = stream(model.seed, "csi", model.name, model.bits, model.regime)
@@ -202,9 +214,11 @@ def train(config: Config, model: Model, parts: Parts) -> dict[str, Any]:
         else (settings.network_steps, settings.network_rate)
     )
     samples = torch.tensor([len(own) for own in owned[0]])
-    mixing = {"federated": federated_mixing(samples), "gossip": ring(max(2, nodes)).mixing[0]}.get(
-        model.regime, torch.eye(nodes)
-    )
+    mixing = torch.eye(nodes)
+    if model.regime == "federated":
+        mixing = federated_mixing(samples)
+    elif model.regime == "gossip":
+        mixing = gossip(neighbours(of)).mixing[0]
     check = _drawn(owned[1], CHECKED // nodes, random.child("validation").generator())
     meter = Meter("core" if nodes == 1 else "base-station")
     with meter.running():
