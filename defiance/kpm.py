@@ -149,9 +149,15 @@ _METRICS = (
         "higher",
     ),
     Metric(
+        "operations_to_target",
+        "op",
+        "Operations of fine-tuning until within 2 points of the whole model's best performance; inf: never.",
+        "lower",
+    ),
+    Metric(
         "break_even_performance",
         "",
-        "Performance of a model below which the tuned rule wins.",
+        "Performance below which the tuned rule wins, of models that get worse in one way.",
         "lower",
     ),
     # channel feedback

@@ -199,8 +199,10 @@ def judged(quality_: list[float], gain: list[float]) -> folding.Judged:
 def test_the_quality_below_which_the_rule_wins_is_read_off_a_line() -> None:
     """Gains rise by 1 per unit of performance through 0 at 0.5; in the second seed at 0.4."""
     line = [0.1 * i for i in range(11)]
-    assert folding.crossing(judged(line, [q - 0.5 for q in line])) == pytest.approx([0.5, 0.4])
-    assert all(x != x for x in folding.crossing(judged([0.1, 0.9], [0.2, 0.3])))  # the rule never wins
+    assert folding.crossing(judged(line, [q - 0.5 for q in line]), "noise") == pytest.approx([0.5, 0.4])
+    assert all(
+        x != x for x in folding.crossing(judged([0.1, 0.9], [0.2, 0.3]), "noise")
+    )  # the rule never wins
 
 
 def test_a_malicious_station_turns_reports_round_and_no_other_does(
@@ -226,3 +228,10 @@ def test_what_cannot_be_asked_is_refused(config: Config, parts: Parts) -> None:
     ):
         with pytest.raises(DefianceError, match=said):
             quality.run(replace(config, **wrong), seeds=(0,), parts=parts, progress=Silent())
+
+
+def test_every_way_of_getting_worse_has_a_curve_of_its_own() -> None:
+    kinds = {name: folding.kind(name) for name in handover.DEGRADATIONS | feedback.DEGRADATIONS}
+    assert kinds["data 3 %"] == "less data" and kinds["weights of 2 bits"] == "fewer bits"
+    assert kinds["estimated at 0 dB"] == kinds["noise of 3 dB"] == "noise" and kinds["300 ms late"] == "late"
+    assert kinds[HEALTHY] == ""

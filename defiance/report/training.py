@@ -45,7 +45,7 @@ def headlines(sheet: Sheet) -> tuple[Headline, ...]:
     """Of every function: what FedAvg reaches on the cells' own data, and the change that helps most."""
     found = []
     for scenario in _scenarios(sheet):
-        gains = [row for row in _rows(sheet, scenario, "performance_gain") if words.resolved(row)]
+        gains = [row for row in _rows(sheet, scenario, "performance_gain") if row.ci_low > 0]
         base = next((row for row in _rows(sheet, scenario, "performance") if _name(row) == BASE), None)
         place = _title(scenario)
         if base is not None:

@@ -215,7 +215,7 @@ def judge(config: Config, name: str, setting: str, seeds: tuple[int, ...], parts
 
 
 def received(policy: Noisy, snr_db: Tensor, late_s: float, seed: int) -> float:
-    """Share of the best beam's power that the model's first choice brings, so much later."""
+    """Share of the best beam's power among those that the model would look at, so much later."""
     behind = round(late_s / TICK_S)
     now = torch.arange(0, len(snr_db) - behind, EVERY)
     noise = torch.randn(
@@ -232,5 +232,7 @@ def received(policy: Noisy, snr_db: Tensor, late_s: float, seed: int) -> float:
         kept[:, mine] = scores(one, seen[:, mine].flatten(0, 1)[None], 1)[0, :, 0].unflatten(
             0, (len(now), -1)
         )
-    lost = lost_db(snr_db[now + behind][..., : BOOK.narrow], kept.argmax(-1))
-    return float(torch.pow(10.0, -lost / 10).mean())
+    then_db = snr_db[now + behind][..., : BOOK.narrow]
+    likely = kept.topk(model.refined, -1).indices
+    best = likely.gather(-1, then_db.gather(-1, likely).argmax(-1, keepdim=True))[..., 0]
+    return float(torch.pow(10.0, -lost_db(then_db, best) / 10).mean())

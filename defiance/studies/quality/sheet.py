@@ -20,6 +20,7 @@ Tuned = Mapping[tuple[str, int], Sequence[Mapping[str, Any]]]
 """What fine-tuning found, by way and budget, one per seed."""
 OPERATIONS = "training_operations_total"
 HOME = "before"
+NEAR = 0.02
 """The model that is fine-tuned."""
 
 
@@ -53,15 +54,34 @@ def alike(judged: Judged) -> list[str]:
     return [name for name in judged.found if name not in (RULE, UNTRAINED, MALICIOUS)]
 
 
-def crossing(judged: Judged) -> list[float]:
-    """The model's performance below which the rule wins, by seed; nan where it wins always, or never.
+KINDS = {
+    "less data": ("data",),
+    "less training": ("training",),
+    "fewer bits": ("weights",),
+    "noise": ("noise", "estimated"),
+    "late": (),
+}
+"""How a model gets worse, by the words that such candidates begin with; what is late ends with it."""
 
-    A rising curve is fitted to the points of a seed (isotonic regression), and read where it crosses 0.
+
+def kind(name: str) -> str:
+    """Of a candidate; the healthy one is of every kind: ''."""
+    of = [kind for kind, words in KINDS.items() if name.startswith(words) and words]
+    return of[0] if of else "late" if name.endswith("late") else ""
+
+
+def crossing(judged: Judged, of: str) -> list[float]:
+    """Performance below which the rule wins, by seed, of models that get worse in one way; nan: none.
+
+    The same performance can mean different things to the network, so each way has a curve of its own: a
+    rising one is fitted to the points of a seed (isotonic regression), and read where it crosses 0.
     """
     found = []
     for seed in range(len(judged.found[RULE]["kpi"])):
         points = sorted(
-            (_at(judged.found[name]["performance"], seed), gain(judged, name)[seed]) for name in alike(judged)
+            (_at(judged.found[name]["performance"], seed), gain(judged, name)[seed])
+            for name in alike(judged)
+            if kind(name) in ("", of)
         )
         quality, better = np.array(points).T
         rising = isotonic_regression(better).x
@@ -73,6 +93,11 @@ def crossing(judged: Judged) -> list[float]:
         share = -rising[before] / (rising[after] - rising[before])
         found.append(float(quality[before] + share * (quality[after] - quality[before])))
     return found
+
+
+def _known(judged: Judged, of: str) -> list[float]:
+    """Crossings, of the seeds that have one."""
+    return [x for x in crossing(judged, of) if math.isfinite(x)]
 
 
 def _at(samples: Sequence[float], seed: int) -> float:
@@ -109,12 +134,13 @@ def rows_of(judged: Judged) -> list[Row]:
                     Row(name, "against healthy", judged.scenario, "other stations", local,
                         METRICS[local].unit or "1", *change, len(of["elsewhere"]), "measured")
                 )  # fmt: skip
-    known = [x for x in crossing(judged) if math.isfinite(x)]
-    if known:
-        rows.append(
-            Row(HEALTHY, "against rule", judged.scenario, "network", "break_even_performance", "1",
-                *mean_interval(known), len(known), "measured")
-        )  # fmt: skip
+    for of_kind in KINDS:
+        known = _known(judged, of_kind)
+        if known:
+            rows.append(
+                Row(of_kind, "against rule", judged.scenario, "network", "break_even_performance", "1",
+                    *mean_interval(known), len(known), "measured")
+            )  # fmt: skip
     return rows
 
 
@@ -168,7 +194,27 @@ def finetuning_rows(found: Tuned, scenario: str) -> list[Row]:
             row("communication_bits", [32.0 * moved for moved in of["moved"]], "counted"),
             row(OPERATIONS, of["operations"], "counted"),
         ]
+    for way in dict.fromkeys(way for way, budget in found if budget):
+        spent = _to_target(found, way)
+        rows.append(
+            Row(way, "to target", scenario, "network", "operations_to_target", "op", *mean_interval(spent),
+                len(spent), "counted")
+        )  # fmt: skip
     return rows
+
+
+def _to_target(found: Tuned, way: str) -> list[float]:
+    """Operations of the least budget within 2 points of the whole model's at its largest, by seed."""
+    most = max(budget for _, budget in found)
+    spent = []
+    for seed, best in enumerate(found["whole", most]):
+        enough = [
+            parts[seed]["operations"]
+            for (of, budget), parts in found.items()
+            if of == way and budget and parts[seed]["performance"] >= best["performance"] - NEAR
+        ]
+        spent.append(min(enough, default=math.inf))
+    return spent
 
 
 def finetuning_curves(found: Tuned, scenario: str) -> list[Curve]:
@@ -191,6 +237,18 @@ def finetuning_curves(found: Tuned, scenario: str) -> list[Curve]:
 # --- in words -----------------------------------------------------------------------------------------------
 
 NAMES: dict[Function, str] = {"handover": "Handover", "beams": "Beams", "csi": "Channel feedback"}
+LOST = {
+    "less data": "for want of data",
+    "less training": "of training",
+    "fewer bits": "of bits",
+    "noise": "under noise",
+    "late": "if late",
+}
+MODELS: dict[Function, str] = {
+    "handover": "model",
+    "beams": "model, trusted in every period,",
+    "csi": "transformer codec",
+}
 KPIS: dict[Function, str] = {
     "handover": "time in outage",
     "beams": "net spectral efficiency",
@@ -218,25 +276,31 @@ def _function(function: Function, judged: Judged) -> str:
     mean, low, high = gains[HEALTHY]
     worse = [name for name, (_, _, high) in gains.items() if high < 0]
     text = (
-        f"{NAMES[function]}: the healthy model's {KPIS[function]} is better than the rule's by"
-        f" {100 * mean:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]"
+        f"{NAMES[function]}: with the healthy {MODELS[function]} the {KPIS[function]} is better than with the"
+        f" rule by {100 * mean:+.1f} % [{100 * low:+.1f}, {100 * high:+.1f}]"
     )
-    text += f"; the rule wins against {len(worse)} of {len(gains)}" + (
-        f" ({', '.join(worse)})" if worse else ""
-    )
-    known = [x for x in crossing(judged) if math.isfinite(x)]
-    if known:
-        mean, low, high = mean_interval(known)
-        text += f"; it wins below a performance of {100 * mean:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
-    of = judged.found[MALICIOUS]["elsewhere"]
+    if len(worse) == len(gains):
+        text += f"; the rule wins against all {len(gains)}"
+    elif worse:
+        text += f"; the rule wins against {len(worse)} of {len(gains)} ({', '.join(worse)})"
+    seeds = len(judged.found[RULE]["kpi"])
+    told = []
+    for of_kind in KINDS:
+        known = _known(judged, of_kind)
+        if known and float(np.mean(known)) > 0:
+            some = "" if len(known) == seeds else f" ({len(known)} of {seeds} seeds)"
+            told.append(f"{100 * float(np.mean(known)):.0f} % {LOST[of_kind]}{some}")
+    if told:
+        text += f"; it wins below a performance of {', '.join(told)}"
+    if function == "beams":  # stations don't meet there
+        return text + "."
     healthy = judged.found[HEALTHY]["elsewhere"]
-    mean, low, high = paired_interval(of, healthy)
+    mean, low, high = paired_interval(judged.found[MALICIOUS]["elsewhere"], healthy)
     usual = float(np.mean(healthy)) or 1.0
-    resolved = "" if low > 0 or high < 0 else " (not resolved)"
-    return (
-        text
-        + f"; a malicious station changes what users of others have by {100 * mean / usual:+.1f} %{resolved}."
-    )
+    resolved = "" if low > 0 or high < 0 else ", not resolved"
+    metric = "time in outage" if judged.lower else "throughput"
+    change = f"{100 * mean / usual:+.1f} % [{100 * low / usual:+.1f}, {100 * high / usual:+.1f}]{resolved}"
+    return f"{text}; a malicious station changes the {metric} of other stations' users by {change}."
 
 
 def _finetuned(found: Tuned) -> list[str]:

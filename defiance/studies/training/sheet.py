@@ -229,13 +229,12 @@ def _summary(rows: Sequence[Row], found: Mapping[Function, Learned]) -> str:
     gains = [row for row in rows if row.metric == "performance_gain"]
     ahead = sum(row.ci_low > 0 for row in gains if (row.candidate, row.regime) == CENTRAL)
     ratios = [_compressed(rows, learned.scenario)[1] for learned in found.values()]
-    low, high = min(ratios), max(ratios)
+    kept = sorted(ratio for ratio in ratios if ratio > 0)
+    times = " to ".join(dict.fromkeys(f"{ratio:.0f}" for ratio in (kept[:1] + kept[-1:])))
     saved = (
-        "codes save "
-        + (f"{low:.0f} to {high:.0f}" if round(low) < round(high) else f"{low:.0f}")
-        + " times the bits"
-        if low > 0
-        else "no code keeps FedAvg's target in every function"
+        f"with {times} times fewer bits a code reaches FedAvg's target in {len(kept)}"
+        if kept
+        else "no code reaches its target in any"
     )
     return f"Gathering all samples beats FedAvg in {ahead} of {len(found)} functions; {saved}."
 
