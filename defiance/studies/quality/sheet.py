@@ -239,8 +239,8 @@ def finetuning_curves(found: Tuned, scenario: str) -> list[Curve]:
 NAMES: dict[Function, str] = {"handover": "Handover", "beams": "Beams", "csi": "Channel feedback"}
 LOST = {
     "less data": "for want of data",
-    "less training": "of training",
-    "fewer bits": "of bits",
+    "less training": "for want of training",
+    "fewer bits": "for want of bits",
     "noise": "under noise",
     "late": "if late",
 }
