@@ -159,7 +159,9 @@ def test_eight_bits_change_little_and_quality_is_in_order(sheet: Sheet) -> None:
     eight = sheet.value("performance", candidate="weights of 8 bits", scenario=place, node="network").mean
     assert eight == pytest.approx(healthy, abs=0.3)
     for curve in sheet.select_curves(name="quality"):
-        assert list(curve.x) == sorted(curve.x) and len(curve.x) == len(DEGRADATIONS[curve.scenario]) - 2
+        assert (
+            list(curve.x) == sorted(curve.x) and 2 <= len(curve.x) <= 5 and curve.candidate in folding.KINDS
+        )
 
 
 def test_fine_tuning_moves_what_it_says_and_shows_what_is_forgotten(sheet: Sheet) -> None:

@@ -75,7 +75,10 @@ def run(
         machine(),
         "",
         tuple(rows + sheet.finetuning_rows(tuned, place)),
-        (*(sheet.curve_of(of) for of in judged.values()), *sheet.finetuning_curves(tuned, place)),
+        (
+            *(curve for of in judged.values() for curve in sheet.curves_of(of)),
+            *sheet.finetuning_curves(tuned, place),
+        ),
         sheet.verdict(judged, tuned),
     )
 

@@ -144,27 +144,24 @@ def rows_of(judged: Judged) -> list[Row]:
     return rows
 
 
-def curve_of(judged: Judged) -> Curve:
-    """The network's gain over the rule against the model's performance."""
-    points = sorted(
-        (float(np.mean(judged.found[name]["performance"])), *mean_interval(gain(judged, name)))
-        for name in alike(judged)
-    )
-    x, y, low, high = (tuple(map(float, column)) for column in zip(*points, strict=True))
-    return Curve(
-        "quality",
-        "learned",
-        "central",
-        judged.scenario,
-        "performance",
-        "1",
-        "rule_gain",
-        "1",
-        x,
-        y,
-        low,
-        high,
-    )
+def curves_of(judged: Judged) -> list[Curve]:
+    """The network's gain over the rule against the model's performance, a line for every way of getting worse.
+
+    Models that are worse than none are left out.
+    """
+    curves = []
+    for of in KINDS:
+        points = sorted(
+            (float(np.mean(judged.found[name]["performance"])), *mean_interval(gain(judged, name)))
+            for name in alike(judged)
+            if kind(name) in ("", of)
+        )
+        points = [point for point in points if point[0] > 0]
+        if len(points) > 1:
+            x, y, low, high = (tuple(map(float, column)) for column in zip(*points, strict=True))
+            names = "quality", of, "central", judged.scenario
+            curves.append(Curve(*names, "performance", "1", "rule_gain", "1", x, y, low, high))
+    return curves
 
 
 # --- fine-tuning --------------------------------------------------------------------------------------------
@@ -220,7 +217,8 @@ def _to_target(found: Tuned, way: str) -> list[float]:
 def finetuning_curves(found: Tuned, scenario: str) -> list[Curve]:
     """Performance in the new city, and at home, against operations."""
     curves = []
-    for node, column in (("fine-tuning", "performance"), ("forgetting", "home")):
+    places = {"fine-tuning": ("performance", scenario), "forgetting": ("home", "home city/forgetting")}
+    for node, (column, place) in places.items():
         for way in dict.fromkeys(way for way, budget in found if budget):
             shown = [parts for (of, budget), parts in found.items() if of == way or not budget]
             x = tuple(float(np.mean([part["operations"] for part in parts])) for parts in shown)
@@ -228,7 +226,7 @@ def finetuning_curves(found: Tuned, scenario: str) -> list[Curve]:
                 *(mean_interval([part[column] for part in parts]) for parts in shown), strict=True
             )
             curves.append(
-                Curve(node, way, "central", scenario, OPERATIONS, "op", "performance", "1",
+                Curve(node, way, "central", place, OPERATIONS, "op", "performance", "1",
                       x, y, low, high)
             )  # fmt: skip
     return curves
