@@ -145,7 +145,7 @@ def rows_of(judged: Judged) -> list[Row]:
 
 
 def curves_of(judged: Judged) -> list[Curve]:
-    """The network's gain over the rule against the model's performance, a line for every way of getting worse.
+    """The network's gain over the rule against the model's performance, a line for each way of getting worse.
 
     Models that are worse than none are left out.
     """
